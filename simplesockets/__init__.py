@@ -1,0 +1,63 @@
+"""TCP servers and clients without an event loop: a thread per client, polled flags or callbacks.
+
+    from simplesockets import TCPServer
+
+    server = TCPServer()
+    server.setup(ip="127.0.0.1", port=9999, on_receive=lambda client, address, data: client.send(data))
+    server.start()
+
+How a byte travels, file by file: transport, framing, protocol, connection, dispatch, mailbox; engine has the threads,
+client and server are what programs use.
+"""
+
+from . import typehints
+from .client import TCPClient
+from .errors import (
+    BindError,
+    BusyError,
+    ConnectionClosed,
+    FrameTooLarge,
+    FrameTruncated,
+    InvalidHeader,
+    LifecycleError,
+    ProtocolError,
+    ResolveError,
+    SetupError,
+    SimpleSocketsError,
+    SocketError,
+    UnknownClient,
+)
+from .events import Ending, Event, Socket_Response
+from .framing import DelimiterFramer, LengthPrefixFramer
+from .protocol import FramedProtocol, Protocol, RawProtocol
+from .server import Server_Client, TCPServer
+
+__version__ = "1.0.0.dev0"
+
+__all__ = [
+    "BindError",
+    "BusyError",
+    "ConnectionClosed",
+    "DelimiterFramer",
+    "Ending",
+    "Event",
+    "FrameTooLarge",
+    "FrameTruncated",
+    "FramedProtocol",
+    "InvalidHeader",
+    "LengthPrefixFramer",
+    "LifecycleError",
+    "Protocol",
+    "ProtocolError",
+    "RawProtocol",
+    "ResolveError",
+    "Server_Client",
+    "SetupError",
+    "SimpleSocketsError",
+    "SocketError",
+    "Socket_Response",
+    "TCPClient",
+    "TCPServer",
+    "UnknownClient",
+    "typehints",
+]

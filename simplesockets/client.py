@@ -1,0 +1,552 @@
+"""TCPClient: talk to a TCP server, polled or with callbacks, without an event loop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from functools import partial
+from socket import AF_INET, SOCK_STREAM
+from socket import socket as Socket
+from types import TracebackType
+
+from typing_extensions import Self
+
+from . import events, transport
+from .connection import LINGER, Connection
+from .dispatch import Callback, ClientDispatch, ExceptionFlags, log, overridden
+from .engine import LINGER_AT_CLOSE, ThreadEngine
+from .errors import BusyError, ConnectionClosed, SetupError
+from .events import Data, Ending, Event, ExceptionList, ReceivedBytes, to_bytes
+from .mailbox import Bell, Flag, Item, Mailbox, ReceivedList
+from .protocol import ProtocolFactory, RawProtocol
+from .timing import Deadline
+from .transport import Dial, Stream
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds that ``connect()`` takes at most for each address of the server, by default."""
+
+
+class ClientEvents:
+    """``client.event``: the flags to poll. Spinning on a False flag costs nothing; see mailbox.py."""
+
+    def __init__(self, mailbox: Mailbox, exception: ExceptionFlags) -> None:
+        self._new_data = mailbox.new_data
+        self._connected = Flag(mailbox.bell)
+        self._is_connected = Flag(mailbox.bell)
+        self._disconnected = Flag(mailbox.bell)
+        self.exception = exception
+
+    @property
+    def new_data(self) -> bool:
+        """Whether data waits to be fetched with ``return_recved_data()``."""
+        return self._new_data.read()
+
+    @new_data.setter
+    def new_data(self, value: bool) -> None:
+        self._new_data.assign(value)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the latest attempt to connect succeeded."""
+        return self._connected.read()
+
+    @connected.setter
+    def connected(self, value: bool) -> None:
+        self._connected.assign(value)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection is open."""
+        return self._is_connected.read()
+
+    @is_connected.setter
+    def is_connected(self, value: bool) -> None:
+        self._is_connected.assign(value)
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the connection ended."""
+        return self._disconnected.read()
+
+    @disconnected.setter
+    def disconnected(self, value: bool) -> None:
+        self._disconnected.assign(value)
+
+
+class TCPClient:
+    """A TCP client.
+
+    Polled::
+
+        client = TCPClient()
+        client.setup(target_ip="localhost", target_port=9999)
+        client.connect()
+        client.autorecv()
+        client.send_data(b"Test")
+        while True:
+            if client.event.new_data:
+                print(client.return_recved_data())
+
+    or with callbacks: ``client.setup("localhost", 9999, on_receive=print)``.
+
+    Everything may be called from any thread and from any callback. ``on_receive`` and ``on_disconnect`` run in the
+    thread that :meth:`autorecv` starts; what callbacks raise is recorded (``event.exception``) and logged.
+    """
+
+    EVENT_EXCEPTION = events.EXCEPTION
+    EVENT_RECEIVED = events.RECEIVED
+    EVENT_TIMEOUT = events.TIMEOUT
+    EVENT_DISCONNECT = events.DISCONNECT
+    EVENT_CONNECTED = events.CONNECTED
+
+    def __init__(self) -> None:
+        self._bell = Bell()
+        self._mailbox = Mailbox(self._bell)
+        self._dispatch = ClientDispatch(self._mailbox)
+        self.event = ClientEvents(self._mailbox, ExceptionFlags(self._dispatch.journal))
+        self._engine = ThreadEngine("simplesockets-client")
+        self._lock = threading.Lock()  # protects what follows; never held across I/O or user code
+        self._connection: Connection | None = None
+        self._dial: Dial | None = None
+        self._unconnected: Socket | None = None
+        self._autorecv = False
+        self._target: tuple[str, int] | None = None
+        self._recv_buffer = 2048
+        self._connect_timeout: float | None = CONNECT_TIMEOUT
+        self._protocol: ProtocolFactory = RawProtocol
+
+    # ------------------------------------------------------------------------------------------------- lifecycle
+
+    def setup(
+        self,
+        target_ip: str,
+        target_port: int = 25567,
+        recv_buffer: int = 2048,
+        on_connect: Callback | None = None,
+        on_disconnect: Callback | None = None,
+        on_receive: Callback | None = None,
+        listen: int = 5,
+        handle_client: Callback | None = None,
+        *,
+        connect_timeout: float | None = CONNECT_TIMEOUT,
+        protocol: ProtocolFactory = RawProtocol,
+    ) -> None:
+        """Say where to connect to. May be called again; it counts from the next :meth:`connect` on.
+
+        Args:
+            target_ip: IP address or name of the server.
+            target_port: its port.
+            recv_buffer: bytes asked for in one read. What is there beyond a full read is joined to it, up to 1 MiB.
+            on_connect: called as ``()`` right after connecting, in the thread that connects.
+            on_disconnect: called as ``()``, exactly once, when a connection ended, after everything else.
+            on_receive: called as ``(data)`` with what was received, while :meth:`autorecv` is on.
+            listen, handle_client: accepted, since the manual shows them; a client has no use for them.
+            connect_timeout: seconds that connecting takes at most for each address of the server; None leaves it to
+                the operating system.
+            protocol: makes the protocol of each connection; not given, data comes as a stream, in pieces as they
+                were read.
+
+        Raises:
+            TypeError, ValueError: an argument is of no use; the message says what to give.
+
+        Source: manual; the keyword-only arguments are new.
+        """
+        if not isinstance(target_ip, str):
+            raise TypeError(f"target_ip must be an address or a name, such as 'localhost', not {target_ip!r}")
+        transport.check_port(target_port, zero=False)
+        transport.check_buffer(recv_buffer)
+        self._dispatch.set_on_connect(on_connect or overridden(self, TCPClient, "on_connect"))
+        self._dispatch.set_on_disconnect(on_disconnect or overridden(self, TCPClient, "on_disconnect"))
+        self._dispatch.set_on_receive(on_receive or overridden(self, TCPClient, "on_receive"))
+        with self._lock:
+            self._target = (target_ip, target_port)
+            self._recv_buffer = recv_buffer
+            self._connect_timeout = connect_timeout
+            self._protocol = protocol
+
+    def connect(self) -> bool:
+        """Connect, and run ``on_connect``. If :meth:`autorecv` is on, receiving begins.
+
+        Returns:
+            True if connected (also if it was before). If not, the error is recorded, see :meth:`return_exceptions`,
+            and logged.
+
+        Raises:
+            SetupError: :meth:`setup` is missing.
+
+        Source: manual.
+        """
+        target = self._require_setup("connect()")
+        try:
+            connection = self._connect(target)
+        except OSError as failure:
+            what = f"could not connect to {target[0]}:{target[1]}; is the server running, with this address and port?"
+            self._dispatch.journal.record(failure, what, level=logging.WARNING)
+            return False
+        if connection is not None:
+            self._dispatch.connected()
+            self._start_reader(connection)
+        return True
+
+    def start(self) -> bool:
+        """The same as :meth:`connect`. Source: manual's example."""
+        return self.connect()
+
+    def reconnect(self) -> bool:
+        """End the connection, if there is one, and connect anew. Returns as :meth:`connect`. Source: manual."""
+        self._require_setup("reconnect()")
+        self.disconnect()
+        return self.connect()
+
+    def disconnect(self) -> bool:
+        """End the connection in good order: what was sent arrives. ``on_disconnect`` runs.
+
+        Returns:
+            Whether there was a connection.
+
+        Source: manual.
+        """
+        with self._lock:
+            connection, dial = self._connection, self._dial
+        if dial is not None:
+            dial.abort()
+        if connection is None or connection.over:
+            return False
+        if connection.thread is None:  # then this thread sees the server off, which a mute server must not draw out
+            connection.disconnect(LINGER_AT_CLOSE)
+            connection.finish()
+        else:
+            connection.disconnect()
+            self._engine.later(LINGER, connection.stream.cut)
+        return True
+
+    def shutdown(self) -> None:
+        """Turn :meth:`autorecv` off and end the connection. Source: manual."""
+        with self._lock:
+            self._autorecv = False
+        self.disconnect()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End the connection (what was sent still arrives) and all threads of this client.
+
+        Unfetched data stays to be fetched. May be called from a callback, whose own thread is not waited for, and
+        repeatedly. :meth:`connect` opens the client again.
+
+        Args:
+            timeout: seconds that all of it takes at most. A thread that the program's code keeps busy for longer is
+                named in a logged warning and left behind.
+
+        Source: 0.3; ``timeout`` is new.
+        """
+        deadline = Deadline(timeout, time.monotonic())
+        with self._lock:
+            self._autorecv = False
+            unconnected, self._unconnected = self._unconnected, None
+        if unconnected is not None:
+            unconnected.close()
+        self._bell.close()
+        self.disconnect()
+        busy = self._engine.close(deadline)
+        if busy:
+            log.warning("close() left a thread behind that is busy in a callback: %s", ", ".join(busy))
+
+    def __enter__(self) -> Self:
+        self.connect()
+        if not self._autorecv:
+            self.autorecv()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------ what it is
+
+    @property
+    def Address(self) -> tuple[str | None, int | None]:
+        """``(target_ip, target_port)`` as given to :meth:`setup`. Source: manual."""
+        return self._target or (None, None)
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the latest connection ended; None while it is open, or where there was none."""
+        connection = self._connection
+        return None if connection is None else connection.ending
+
+    @property
+    def socket(self) -> Socket:
+        """The socket of the latest connection.
+
+        Before the first it is an unconnected IPv4 socket, on which options can be set. Source: manual.
+        """
+        with self._lock:
+            if self._connection is not None:
+                return self._connection.stream.socket
+            if self._unconnected is None:
+                self._unconnected = Socket(AF_INET, SOCK_STREAM)
+            return self._unconnected
+
+    @property
+    def on_connect(self) -> Callback | None:
+        """Called as ``()``; see :meth:`setup`. May be assigned at any time; TypeError if it does not fit."""
+        return self._dispatch.on_connect
+
+    @on_connect.setter
+    def on_connect(self, function: Callback | None) -> None:
+        self._dispatch.set_on_connect(function)
+
+    @property
+    def on_disconnect(self) -> Callback | None:
+        """Called as ``()``; see :meth:`setup`. May be assigned at any time; TypeError if it does not fit."""
+        return self._dispatch.on_disconnect
+
+    @on_disconnect.setter
+    def on_disconnect(self, function: Callback | None) -> None:
+        self._dispatch.set_on_disconnect(function)
+
+    @property
+    def on_receive(self) -> Callback | None:
+        """Called as ``(data)``; see :meth:`setup`. May be assigned at any time; TypeError if it does not fit."""
+        return self._dispatch.on_receive
+
+    @on_receive.setter
+    def on_receive(self, function: Callback | None) -> None:
+        self._dispatch.set_on_receive(function)
+
+    def __repr__(self) -> str:
+        host, port = self.Address
+        state = "connected" if self.event._is_connected._value else "not connected"
+        return f"<TCPClient of {host}:{port}, {state}>"
+
+    # ---------------------------------------------------------------------------------------------------- sending
+
+    def send_data(self, data: Data) -> bool:
+        """Send to the server; waits while it does not read.
+
+        Args:
+            data: bytes-like, text (sent as UTF-8) or something received.
+
+        Returns:
+            Whether it was sent. If not, the error is recorded: see :meth:`return_exceptions`.
+
+        Raises:
+            TypeError: the data is of another type.
+
+        Source: manual.
+        """
+        content = to_bytes(data)
+        connection = self._connection
+        try:
+            if connection is None:
+                raise ConnectionClosed("this client is not connected; call connect() first")
+            if connection.thread is None and connection.stream.at_end():
+                raise ConnectionClosed("the server closed the connection; reconnect() opens a new one")
+            connection.send(content)
+        except OSError as failure:
+            self._dispatch.journal.record(failure, "could not send", level=logging.INFO)
+            self._lost(connection, failure)
+            return False
+        return True
+
+    # -------------------------------------------------------------------------------------------------- receiving
+
+    def autorecv(self) -> bool:
+        """Turn automatic receiving on, or, if it is on, off. It is off at first.
+
+        While it is on, a thread of this client's receives: for ``on_receive``, and for polling. It stays on over
+        :meth:`reconnect`, and may be turned on before :meth:`connect`.
+
+        Returns:
+            True.
+
+        Source: manual.
+        """
+        with self._lock:
+            self._autorecv = not self._autorecv
+            connection, reading = self._connection, self._autorecv
+        if connection is None:
+            return True
+        if reading:
+            self._start_reader(connection)
+        else:
+            connection.turn(False)
+        return True
+
+    def recv_data(self, *, timeout: float | None = None) -> ReceivedBytes:
+        """Receive one item; waits for it. For programs that do not use :meth:`autorecv`; with it, this takes the
+        oldest item that was received automatically, or waits for the next.
+
+        Args:
+            timeout: seconds; None waits until something comes or the connection ends.
+
+        Returns:
+            The data; empty at the end of the stream, and when the connection broke or there is none, which is
+            recorded.
+
+        Raises:
+            TimeoutError: nothing came in time.
+
+        Source: manual.
+        """
+        connection = self._connection
+        try:
+            if connection is None:
+                raise ConnectionClosed("this client is not connected; call connect() first")
+            data = connection.receive(timeout=timeout)
+        except TimeoutError:
+            raise
+        except OSError as failure:
+            self._dispatch.journal.record(failure, "could not receive", level=logging.INFO)
+            self._lost(connection, failure)
+            data = b""
+        else:
+            if not data:
+                self._lost(connection, None)
+        return ReceivedBytes(data, time.time())
+
+    def return_recved_data(self, clear_event: bool = True) -> list[Item]:
+        """Fetch all received data, oldest first: bytes that also have 0.4's attributes ``response``, ``time_`` and
+        ``from_``. Lowers ``event.new_data``.
+
+        Never waits long: with nothing there, a thread that spins on it sleeps up to 50 ms (as in reading the flag).
+
+        Args:
+            clear_event: accepted for programs of 0.4. What was fetched is never announced again in either case.
+
+        Source: manual, 0.4.
+        """
+        return self._mailbox.take_all()
+
+    @property
+    def recved_data(self) -> ReceivedList:
+        """The live list of received data; prefer :meth:`return_recved_data`. Source: manual."""
+        return self._mailbox.items
+
+    @recved_data.setter
+    def recved_data(self, items: Iterable[Item]) -> None:
+        self._mailbox.replace(items)
+
+    @property
+    def new_data_recved(self) -> bool:
+        """The same as ``event.new_data``. Source: manual."""
+        return self._mailbox.new_data.read()
+
+    @new_data_recved.setter
+    def new_data_recved(self, value: bool) -> None:
+        self._mailbox.new_data.assign(value)
+
+    def await_event(
+        self, timeout: float = 0, disable_on_functions: bool = False
+    ) -> tuple[Event, list[Item] | ExceptionList | None]:
+        """Wait until something happens.
+
+        Args:
+            timeout: milliseconds; 0 is for ever.
+            disable_on_functions: whether to forget what is pending of connecting and disconnecting first.
+
+        Returns:
+            ``(EVENT_RECEIVED, received_data)``, ``(EVENT_EXCEPTION, exceptions)``, ``(EVENT_CONNECTED, None)``,
+            ``(EVENT_DISCONNECT, None)``, or ``(EVENT_TIMEOUT, None)`` when the time is over or the client was closed.
+
+        Raises:
+            ValueError: the timeout is negative.
+
+        Source: 0.3.
+        """
+        pending = self._mailbox.events
+        if disable_on_functions:
+            pending.clear_name(self.EVENT_CONNECTED)
+            pending.clear_name(self.EVENT_DISCONNECT)
+        event = pending.take(timeout)
+        if event is None:
+            return self.EVENT_TIMEOUT.copy(), None
+        if event == self.EVENT_RECEIVED:
+            return event, self.return_recved_data()
+        if event == self.EVENT_EXCEPTION:
+            return event, self.return_exceptions()
+        return event, None
+
+    def return_exceptions(
+        self, delete: bool = True, reset_exceptions: bool = True, *, reset_exception: bool = True
+    ) -> ExceptionList:
+        """The caught exceptions: a list of ``(traceback_text, exception)`` records, newest last, which also answers
+        0.4's dictionary calls.
+
+        Args:
+            delete: whether to forget them here.
+            reset_exceptions: whether to lower ``event.exception.occurred``; both spellings work.
+
+        Source: manual, 0.4.
+        """
+        return self._dispatch.journal.take(delete, reset_exceptions and reset_exception)
+
+    # ----------------------------------------------------------------------------------------------------- inside
+
+    def _require_setup(self, what: str) -> tuple[str, int]:
+        if self._target is None:
+            raise SetupError(f"the client is not set up: call setup(target_ip, target_port) before {what}")
+        return self._target
+
+    def _connect(self, target: tuple[str, int]) -> Connection | None:
+        # The new connection, or None if there is one already.
+        with self._lock:
+            if self._connection is not None and not self._connection.over:
+                return None
+            if self._dial is not None:
+                raise BusyError("another thread is connecting this client")
+            given, self._unconnected = self._unconnected, None
+            dial = self._dial = Dial(target[0], target[1], self._connect_timeout, given)
+        self._bell.open()
+        self.event._connected.clear()
+        self.event._disconnected.clear()
+        try:
+            sock = dial.connect()
+        finally:
+            with self._lock:
+                self._dial = None
+        return self._adopt(sock)
+
+    def _adopt(self, sock: Socket) -> Connection:
+        connection = Connection(Stream(sock), self._protocol(), self._mailbox, self._recv_buffer)
+        connection.reading = False  # until _start_reader()
+        connection.bind(
+            opened=_nothing,
+            deliver=partial(self._dispatch.deliver, connection),
+            ended=partial(self._ended, connection),
+            leaving=_nothing,
+        )
+        with self._lock:
+            self._connection = connection
+        self.event._is_connected.set()
+        self.event._connected.set()
+        self._mailbox.events.happened(self.EVENT_CONNECTED.copy())
+        return connection
+
+    def _start_reader(self, connection: Connection) -> None:
+        with self._lock:
+            if self._autorecv and connection.turn(True):
+                self._engine.attach(connection, "receiver")
+                self._engine.start(connection)
+
+    def _lost(self, connection: Connection | None, failure: OSError | None) -> None:
+        # A connection that nobody reads automatically turned out to be over. (A reader would notice by itself.)
+        if connection is not None and connection.thread is None:
+            connection.note_ending("peer closed" if failure is None else "reset", failure)
+            connection.finish()
+
+    def _ended(self, connection: Connection) -> bool:
+        ending = connection.ending
+        if ending is not None and ending.kind == "protocol error" and ending.exception is not None:
+            self._dispatch.journal.record(ending.exception, f"{self!r} was dropped", level=logging.WARNING)
+        self.event._is_connected.clear()
+        self.event._disconnected.set()
+        self._mailbox.events.happened(self.EVENT_DISCONNECT.copy())
+        self._dispatch.disconnected()
+        return False
+
+
+def _nothing() -> None:
+    pass

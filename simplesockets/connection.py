@@ -1,0 +1,355 @@
+"""One client's life: stream + protocol + dispatch.
+
+An engine drives a connection by :meth:`Connection.step` ("read what is there, feed, dispatch") until it says DONE,
+then :meth:`Connection.finish`. Only one thread at a time does that: the *reader*. What other threads may do is send,
+``hang_up`` and ``disconnect``.
+
+How a connection ends, exactly once and in order: its ``opened`` hook, then its items, then ``ended``.
+
+* ``hang_up`` says goodbye to the peer and sets ``closing``. The reader discards what still comes, until the peer
+  closes too or the time for that is over, and closes the socket. (Closing at once could destroy what was sent last;
+  see transport.py.)
+* ``disconnect`` is the same, and the ``ended`` hook does not wait for the reader, which may be asleep in the socket,
+  unless the reader is in the middle of a callback: then it runs the hook as soon as the callback returned.
+  Who is it? The reader sets ``_dispatching`` and then looks at ``closing``; ``disconnect`` sets ``closing`` and then
+  looks at ``_dispatching``. So at least one of them sees the other, and ``_unended`` lets only one go first.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from .errors import ConnectionClosed, ProtocolError
+from .events import Ending
+from .mailbox import Mailbox
+from .protocol import Protocol, RawProtocol
+from .timing import Deadline
+from .transport import Stream, Waker
+
+JOIN_LIMIT = 1024 * 1024
+"""Bytes: what is there after a full read is joined to it up to this size; that is one item of a raw stream."""
+BIG_READ = 64 * 1024
+"""Bytes: the read size of a connection from its first full read on."""
+LINGER = 2.0
+"""Seconds that the other end has to close after we said goodbye."""
+
+
+class Step(enum.Enum):
+    """What an engine does after a step."""
+
+    MORE = "step again when there is something to read"
+    NOTHING = "wait until the socket is readable: it is in a mode in which reading does not wait"
+    PAUSED = "wait until the mailbox has room"
+    STOPPED = "the program turned reading off"
+    DONE = "finish"
+
+
+class Connection:
+    """A stream with a protocol, and where its items go.
+
+    Args:
+        stream: the connected stream.
+        protocol: this connection's protocol.
+        mailbox: of its server or client.
+        recv_buffer: bytes asked for in one read.
+    """
+
+    def __init__(self, stream: Stream, protocol: Protocol, mailbox: Mailbox, recv_buffer: int) -> None:
+        self.stream = stream
+        self.mailbox = mailbox
+        self.thread: threading.Thread | None = None
+        self.reading = True  # turned off by the client's autorecv()
+        self.closing = False
+        self.kept = False  # the last hook wanted the stream to stay open for sending; somebody else closes it
+        self.ending: Ending | None = None
+        self.waker: Waker | None = None  # set by an engine while it waits for room
+        self._protocol = protocol
+        self._raw = isinstance(protocol, RawProtocol)
+        self._read_size = recv_buffer
+        self._inbox: deque[bytes] = deque()  # items that were read but not delivered; they come before all others
+        self._reader_lock = threading.Lock()  # protects who reads (thread, reading); never held across I/O or user code
+        self._dispatching = False
+        self._unended = [True]  # who pops it runs the ended hook
+        self._goodbye = Deadline(None, 0.0)
+        self._unbind()
+
+    def bind(
+        self,
+        opened: Callable[[], object],
+        deliver: Callable[[bytes], bool],
+        ended: Callable[[], object],
+        leaving: Callable[[], object],
+    ) -> None:
+        """Set the hooks.
+
+        Args:
+            opened: run first, in the reader.
+            deliver: takes an item; tells whether to pause until the mailbox has room.
+            ended: run last, once. If it gives True the stream stays open for sending, until somebody closes it.
+            leaving: run as soon as somebody hangs up, under no lock; must be quick.
+        """
+        self._opened = opened
+        self._deliver = deliver
+        self._ended = ended
+        self._leaving = leaving
+
+    # ------------------------------------------------------------------------------------------- for the engine
+
+    def open(self) -> None:
+        """Run the first hook."""
+        self._dispatching = True
+        try:
+            if not self.closing:
+                self._opened()
+        finally:
+            self._dispatching = False
+
+    def step(self) -> Step:
+        """Read what is there (waiting for it, if the socket is in blocking mode), feed it, dispatch the items."""
+        if self.closing:
+            return Step.DONE
+        data = None
+        if not self._inbox or not self.reading:
+            try:
+                data = self._receive()
+            except (BlockingIOError, TimeoutError):
+                return Step.NOTHING
+            except OSError as failure:
+                self.note_ending("reset", failure)
+                return Step.DONE
+        self._dispatching = True
+        try:
+            return Step.DONE if self.closing else self._dispatch(data)
+        except ProtocolError as failure:
+            self.note_ending("protocol error", failure)
+            return Step.DONE
+        except OSError as failure:  # from sending what the protocol had to say
+            self.note_ending("reset", failure)
+            return Step.DONE
+        finally:
+            self._dispatching = False
+
+    def finish(self) -> None:
+        """The last thing a reader does: run the last hook, see the peer off, close the socket."""
+        self.end()
+        if self.ending is not None and self.ending.kind == "protocol error":
+            self.hang_up("protocol error")
+        if self.closing:
+            self.stream.drain(self._goodbye)
+        if not self.kept:
+            self.close()
+
+    def leave(self) -> bool:
+        """Asked by a reader after STOPPED: whether to leave the connection, without finishing it."""
+        with self._reader_lock:
+            if self.reading:
+                return False  # turned on again in the meantime
+            self.thread = None
+            return True
+
+    def turn(self, reading: bool) -> bool:
+        """Turn reading on or off. Returns whether a reader has to be started for that."""
+        with self._reader_lock:
+            self.reading = reading
+            return reading and self.thread is None and not self.over
+
+    def resume(self) -> None:
+        """There is room in the mailbox again, or no need of it any more."""
+        waker = self.waker
+        if waker is not None:
+            waker.wake()
+
+    # ------------------------------------------------------------------------------------------- for any thread
+
+    @property
+    def over(self) -> bool:
+        """Whether the last hook was begun."""
+        return not self._unended
+
+    def send(self, data: bytes) -> None:
+        """Send an item; waits while the peer does not read.
+
+        Raises:
+            OSError: the connection broke, or was closed (:class:`~.errors.ConnectionClosed`).
+            ValueError: the protocol cannot carry it.
+        """
+        if self.closing:
+            raise ConnectionClosed("this connection was closed here; nothing can be sent any more")
+        self.stream.send_all(data if self._raw else self._protocol.encode(data))
+
+    def note_ending(self, kind: str, exception: BaseException | None = None) -> None:
+        """Remember why the connection ends. The first reason stays."""
+        if self.ending is None:
+            self.ending = Ending(kind, exception)
+
+    def hang_up(self, kind: str = "closed here", linger: float = LINGER) -> None:
+        """Say goodbye. The reader does the rest, or :meth:`finish` where there is none.
+
+        Args:
+            kind: what :attr:`ending` says.
+            linger: seconds that the peer has to close, too.
+        """
+        if self.closing:
+            return
+        self.note_ending(kind)
+        self._goodbye = Deadline(linger, time.monotonic())
+        self.closing = True
+        self._leaving()
+        self.stream.end_sending()
+        self.resume()
+
+    def disconnect(self, linger: float = LINGER) -> None:
+        """Hang up, and do not let the last hook wait for a reader that sleeps."""
+        self.hang_up(linger=linger)
+        if not self._dispatching:
+            self.end()
+
+    def end(self) -> None:
+        """Run the last hook, unless somebody did."""
+        try:
+            self._unended.pop()
+        except IndexError:
+            return
+        self.note_ending("peer closed")
+        self.mailbox.forget(self)
+        self.kept = self._ended() is True
+        self._unbind()  # the hooks hold the program's objects, and those may hold us
+        self.mailbox.bell.ring()
+
+    def close(self) -> None:
+        """Free the socket. For the reader, or when there is none."""
+        self.stream.close()
+
+    def receive(self, size: int | None = None, timeout: float | None = None) -> bytes:
+        """The next item, or, with ``size``, the next bytes of the stream, at most so many. Empty at the end.
+
+        In the reader's own thread (a callback), or where there is no reader, this reads the socket. In another
+        thread it waits for what the reader stores, since two readers would tear the stream apart.
+
+        Raises:
+            TimeoutError: nothing came within ``timeout`` seconds.
+            OSError: the connection broke.
+        """
+        reader = self.thread
+        if reader is None or not reader.is_alive() or reader is threading.current_thread():
+            data = self._read_here(size, timeout)
+        else:
+            data = self._await_reader(timeout)
+        if size is not None and len(data) > size:
+            self._inbox.appendleft(data[size:])
+            data = data[:size]
+        return data
+
+    # ---------------------------------------------------------------------------------------------------- inside
+
+    def _unbind(self) -> None:
+        self.bind(_no_hook, _no_delivery, _no_hook, _no_hook)
+
+    def _receive(self) -> bytes:
+        size = self._read_size
+        data = self.stream.receive_some(size)
+        if len(data) < size:
+            return data
+        return self._join(data)
+
+    def _join(self, data: bytes) -> bytes:
+        # A full read: more is there, most likely. Big messages follow big messages, so read big from now on.
+        self._read_size = max(self._read_size, BIG_READ)
+        parts = [data]
+        room = JOIN_LIMIT - len(data)
+        while room > 0:
+            more = self.stream.receive_waiting(min(room, JOIN_LIMIT // 4))
+            if not more:
+                break
+            parts.append(more)
+            room -= len(more)
+        return b"".join(parts) if len(parts) > 1 else data
+
+    def _dispatch(self, data: bytes | None) -> Step:
+        if not self.reading:
+            return self._keep(data or b"")
+        full = False
+        while self._inbox and not self.closing:
+            full = self._deliver(self._inbox.popleft()) or full
+        if data:
+            if self._raw:
+                full = self._deliver(data) or full
+            else:
+                full = self._feed(data) or full
+        elif data is not None:
+            self._end_of_stream()
+            return Step.DONE
+        return Step.PAUSED if full else Step.MORE
+
+    def _feed(self, data: bytes) -> bool:
+        full = False
+        try:
+            for item in self._protocol.feed(data):
+                full = self._deliver(item) or full
+                if self.closing:
+                    break
+        finally:
+            self._say()
+        return full
+
+    def _say(self) -> None:
+        reply = self._protocol.data_to_send()
+        if reply:
+            self.stream.send_all(reply)
+
+    def _end_of_stream(self) -> None:
+        self.note_ending("peer closed")
+        for item in self._protocol.feed_eof():
+            self._deliver(item)
+
+    def _keep(self, data: bytes) -> Step:
+        # The program turned reading off while the reader was asleep in the socket. What it woke up with is kept for
+        # recv_data(), or for when reading is turned on again.
+        if not data:
+            self._end_of_stream()
+            return Step.DONE
+        self._inbox.extend(self._protocol.feed(data))
+        self.mailbox.bell.ring()
+        return Step.STOPPED
+
+    def _read_here(self, size: int | None, timeout: float | None) -> bytes:
+        until = Deadline(timeout, time.monotonic())
+        while not self._inbox:
+            if timeout is not None and not self.stream.wait_readable(until.left(time.monotonic())):
+                raise TimeoutError(f"nothing was received within {timeout} seconds")
+            if self._raw and size is not None:
+                data = self.stream.receive_some(size)
+            else:
+                data = self._receive()
+            if not data:
+                self.note_ending("peer closed")
+                self._inbox.extend(self._protocol.feed_eof())
+                break
+            self._inbox.extend(self._protocol.feed(data))
+        return self._inbox.popleft() if self._inbox else b""
+
+    def _await_reader(self, timeout: float | None) -> bytes:
+        def attempt() -> bytes | None:
+            if self._inbox:
+                return self._inbox.popleft()
+            item = self.mailbox.take_first(self)
+            if item is not None:
+                return item.response
+            return b"" if self.over else None
+
+        data = self.mailbox.bell.wait_for(attempt, timeout)
+        if data is None and not self.mailbox.bell.closed:
+            raise TimeoutError(f"nothing was received within {timeout} seconds")
+        return data or b""
+
+
+def _no_hook() -> bool:
+    return False
+
+
+def _no_delivery(item: bytes) -> bool:
+    return False

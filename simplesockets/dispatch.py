@@ -1,0 +1,299 @@
+"""From an item to the program: callback, mailbox, or both. Exceptions of the program's code end here.
+
+What can be decided once is decided when a callback is assigned: how many arguments it takes. Per item there is one
+call of an adapter that knows.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .events import EXCEPTION, Address, ClientAddress, ExceptionList, ExceptionRecord, ReceivedBytes, ReceivedItem
+from .mailbox import Bell, EventQueue, Flag, Mailbox, Pausable, is_own_thread
+
+if TYPE_CHECKING:
+    from .server import Server_Client
+
+log = logging.getLogger("simplesockets")
+
+Callback = Callable[..., object]
+"""A function of the program's; the argument forms that fit are in the documentation of ``setup()``."""
+
+
+# ---------------------------------------------------------------------------------------------------- journal
+
+
+class Journal:
+    """The exceptions that were caught: recorded, logged, flagged."""
+
+    def __init__(self, bell: Bell, events: EventQueue) -> None:
+        self.occurred = Flag(bell)
+        self.records = ExceptionList()
+        self._events = events
+        self._bell = bell
+        self._lock = threading.Lock()  # protects the records; never held across I/O, logging or user code
+
+    def record(self, failure: BaseException, doing: str, *, level: int = logging.ERROR) -> None:
+        """Keep an exception and log that it occurred while ``doing`` something.
+
+        The traceback goes into the log only for errors of the program's own code (``level`` ERROR).
+        """
+        text = "".join(traceback.format_exception(type(failure), failure, failure.__traceback__))
+        with self._lock:
+            self.records.add(ExceptionRecord(failure, text))
+            self._events.add_once(EXCEPTION)
+        self.occurred.set()
+        shown = failure if level >= logging.ERROR else None
+        log.log(level, "%s: %s: %s", doing, type(failure).__name__, failure, exc_info=shown)
+
+    def take(self, delete: bool, reset: bool) -> ExceptionList:
+        """The records so far; afterwards forgotten if ``delete``, the flag lowered if ``reset``."""
+        with self._lock:
+            records = self.records.copy()
+            if delete:
+                self.records.clear()
+            if reset:
+                self.occurred.clear()
+                self._events.clear_name(EXCEPTION)
+        return records
+
+
+class ExceptionFlags:
+    """``event.exception``: whether exceptions were caught, and which.
+
+    ``list`` (manual) and ``exceptions`` (0.4) are the same object.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    @property
+    def occurred(self) -> bool:
+        """Whether an exception was caught since the flag was lowered."""
+        return self._journal.occurred.read()
+
+    @occurred.setter
+    def occurred(self, value: bool) -> None:
+        self._journal.occurred.assign(value)
+
+    @property
+    def list(self) -> ExceptionList:
+        """The caught exceptions; the newest thousand are kept."""
+        return self._journal.records
+
+    @property
+    def exceptions(self) -> ExceptionList:
+        """The same list under its name of 0.3/0.4."""
+        return self._journal.records
+
+
+# --------------------------------------------------------------------------------------------------- callbacks
+
+
+def accepts(function: Callback, count: int) -> bool | None:
+    """Whether a callable can be called with that many positional arguments; None where its signature is unknown."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def arity(name: str, function: object, forms: dict[int, str]) -> int:
+    """How many arguments to call a callback with: the first form that fits, in the order given.
+
+    Args:
+        name: of the callback, for the message.
+        function: what the program assigned.
+        forms: the accepted argument lists by their length, the preferred one first (taken without a signature).
+
+    Raises:
+        TypeError: it is not callable, or no form fits.
+    """
+    described = " or ".join(f"{name}({arguments})" for arguments in forms.values())
+    if not callable(function):
+        raise TypeError(f"{name} must be a function called as {described}, or None; {function!r} is not callable")
+    for count in forms:
+        if accepts(function, count) is not False:
+            return count
+    raise TypeError(f"{name} is called as {described}; {function!r} takes other arguments. Change its parameters")
+
+
+def overridden(instance: object, base: type, name: str) -> Callback | None:
+    """The method by which a subclass replaced a callback property of ``base``; None if it did not."""
+    if getattr(type(instance), name) is getattr(base, name):
+        return None
+    method: Callback | None = getattr(instance, name)
+    return method
+
+
+Receive = Callable[["Server_Client", Address, bytes, float], object]
+"""An adapter: calls ``on_receive`` with as many arguments as it takes. The last argument is the time."""
+
+
+def _adapt_receive(function: Callback, count: int) -> Receive:
+    if count == 3:
+        return lambda client, address, data, stamp: function(client, address, data)
+    if count == 2:
+        return lambda client, address, data, stamp: function(client, ReceivedBytes(data, stamp, client))
+    return lambda client, address, data, stamp: function(ReceivedBytes(data, stamp, client))
+
+
+class Dispatch:
+    """Common to both sides: the mailbox, the journal, and a guarded way to call the program."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self.mailbox = mailbox
+        self.journal = Journal(mailbox.bell, mailbox.events)
+        self.on_connect: Callback | None = None
+        self.on_disconnect: Callback | None = None
+        self.on_receive: Callback | None = None
+        self._told_full = False
+
+    def call(self, doing: str, function: Callable[[], object]) -> None:
+        """Call the program's code; an exception is recorded and goes no further."""
+        try:
+            function()
+        except BaseException as failure:
+            self.caught(failure, doing)
+
+    def caught(self, failure: BaseException, doing: str) -> None:
+        """Record an exception of the program's code.
+
+        Ctrl-C and ``exit()`` pass where the program's own thread made the call. In a thread of ours they would end
+        nothing but the service of one client, so there they are recorded like any other.
+        """
+        if not isinstance(failure, Exception) and not is_own_thread():
+            raise failure
+        self.journal.record(failure, f"exception in {doing}")
+
+    def has_room_for_copy(self, source: Pausable) -> bool:
+        """Whether to keep what a callback gets for polling, too. Says so, once, when there is no room any more."""
+        if self.mailbox.has_room(source):
+            return True
+        if not self._told_full:
+            self._told_full = True
+            log.info("on_receive gets everything; the copies kept for return_recved_data() reached their limit")
+        return False
+
+
+class ServerDispatch(Dispatch):
+    """What a server does with the items of its clients."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        super().__init__(mailbox)
+        self._receive: Receive | None = None
+        self.handle_client: Callback | None = None
+        self._handle_arity = 2
+
+    def set_on_connect(self, function: Callback | None) -> None:
+        """Check and assign; see :func:`arity`."""
+        if function is not None:
+            arity("on_connect", function, {1: "address"})
+        self.on_connect = function
+
+    def set_on_disconnect(self, function: Callback | None) -> None:
+        """Check and assign; see :func:`arity`."""
+        if function is not None:
+            arity("on_disconnect", function, {1: "address"})
+        self.on_disconnect = function
+
+    def set_on_receive(self, function: Callback | None) -> None:
+        """Check and assign; see :func:`arity`."""
+        adapter = None
+        if function is not None:
+            forms = {3: "client_socket, address, data", 2: "client, received", 1: "data"}
+            adapter = _adapt_receive(function, arity("on_receive", function, forms))
+        self._receive = adapter
+        self.on_receive = function
+
+    def set_handle_client(self, function: Callback | None) -> None:
+        """Check and assign; see :func:`arity`."""
+        if function is not None:
+            self._handle_arity = arity("handle_client", function, {2: "client_socket, address", 1: "client"})
+        self.handle_client = function
+
+    def deliver(self, client: Server_Client, source: Pausable, data: bytes) -> bool:
+        """Hand an item over. Returns whether the source has to pause until it was polled."""
+        stamp = time.time()
+        receive = self._receive
+        if receive is None:
+            return self.mailbox.put(source, ReceivedItem(client, client.address, data, stamp), len(data))
+        if self.has_room_for_copy(source):
+            self.mailbox.put(source, ReceivedItem(client, client.address, data, stamp), len(data))
+        try:
+            receive(client, client.address, data, stamp)
+        except BaseException as failure:
+            self.caught(failure, "on_receive")
+        return False
+
+    def connected(self, client: Server_Client) -> None:
+        """Run ``on_connect``."""
+        if (function := self.on_connect) is not None:
+            self.call("on_connect", lambda: function(ClientAddress(client.address, client)))
+
+    def disconnected(self, client: Server_Client) -> None:
+        """Run ``on_disconnect``."""
+        if (function := self.on_disconnect) is not None:
+            self.call("on_disconnect", lambda: function(ClientAddress(client.address, client)))
+
+    def handle(self, function: Callback, client: Server_Client) -> None:
+        """Run ``handle_client``, the program's own loop for this client."""
+        arguments = (client, client.address) if self._handle_arity == 2 else (client,)
+        self.call("handle_client", lambda: function(*arguments))
+
+
+class ClientDispatch(Dispatch):
+    """What a client does with the items of its server."""
+
+    def set_on_connect(self, function: Callback | None) -> None:
+        """Check and assign; see :func:`arity`."""
+        if function is not None:
+            arity("on_connect", function, {0: ""})
+        self.on_connect = function
+
+    def set_on_disconnect(self, function: Callback | None) -> None:
+        """Check and assign; see :func:`arity`."""
+        if function is not None:
+            arity("on_disconnect", function, {0: ""})
+        self.on_disconnect = function
+
+    def set_on_receive(self, function: Callback | None) -> None:
+        """Check and assign; see :func:`arity`."""
+        if function is not None:
+            arity("on_receive", function, {1: "data"})
+        self.on_receive = function
+
+    def deliver(self, source: Pausable, data: bytes) -> bool:
+        """Hand an item over. Returns whether the source has to pause until it was polled."""
+        item = ReceivedBytes(data, time.time())
+        function = self.on_receive
+        if function is None:
+            return self.mailbox.put(source, item, len(data))
+        if self.has_room_for_copy(source):
+            self.mailbox.put(source, item, len(data))
+        try:
+            function(item)
+        except BaseException as failure:
+            self.caught(failure, "on_receive")
+        return False
+
+    def connected(self) -> None:
+        """Run ``on_connect``."""
+        if self.on_connect is not None:
+            self.call("on_connect", self.on_connect)
+
+    def disconnected(self) -> None:
+        """Run ``on_disconnect``."""
+        if self.on_disconnect is not None:
+            self.call("on_disconnect", self.on_disconnect)

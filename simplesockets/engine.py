@@ -1,0 +1,293 @@
+"""Who waits for readiness: here, a thread per client, an accept thread, and a thread for what is due later.
+
+A connection asks nothing of its engine but to be stepped and finished (connection.py), so another engine, which
+steps whatever a selector reports, can take this one's place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import itertools
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from .connection import Connection, Step
+from .dispatch import Journal, log
+from .mailbox import mark_own_thread
+from .timing import Backoff, Deadline
+from .transport import Waker
+
+LINGER_AT_CLOSE = 0.5
+"""Seconds of a ``close()`` that the other ends have to close too, before they are cut."""
+
+
+class Timers:
+    """Runs tasks later, in one thread that exists only while something is due."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._condition = threading.Condition()  # protects what follows; not held while a task runs
+        self._due: list[tuple[float, int, Callable[[], object]]] = []
+        self._numbers = itertools.count()  # tasks of the same time stay in order
+        self._thread: threading.Thread | None = None
+
+    def later(self, seconds: float, task: Callable[[], object]) -> None:
+        """Run a task after so many seconds, or at :meth:`close`."""
+        with self._condition:
+            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), task))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"{self._name}-timers", daemon=True)
+                self._thread.start()
+            self._condition.notify()
+
+    def _run(self) -> None:
+        mark_own_thread()
+        while True:
+            with self._condition:
+                if not self._due:
+                    self._thread = None
+                    return
+                wait = self._due[0][0] - time.monotonic()
+                if wait > 0:
+                    self._condition.wait(wait)
+                    continue
+                task = heapq.heappop(self._due)[2]
+            task()
+
+    def close(self, timeout: float | None) -> None:
+        """Run all tasks now and end the thread."""
+        with self._condition:
+            tasks, self._due = self._due, []
+            thread = self._thread
+            self._condition.notify()
+        for _, _, task in sorted(tasks, key=lambda due: due[:2]):
+            task()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+
+class ThreadEngine:
+    """A thread for each connection.
+
+    Args:
+        name: begins the names of the threads.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()  # protects _live; never held across I/O or user code
+        self._live: dict[threading.Thread, Connection] = {}
+        self._timers = Timers(name)
+
+    def later(self, seconds: float, task: Callable[[], object]) -> None:
+        """Run a task after so many seconds, or when the engine is closed."""
+        self._timers.later(seconds, task)
+
+    def attach(self, connection: Connection, label: str, work: Callable[[], object] | None = None) -> None:
+        """Give a connection a thread, which :meth:`start` starts.
+
+        Args:
+            connection: the connection.
+            label: ends the thread's name.
+            work: the program's own loop, in place of reading and dispatching.
+        """
+        connection.thread = threading.Thread(
+            target=self._live_through, args=(connection, work), name=f"{self._name}-{label}", daemon=True
+        )
+
+    def start(self, connection: Connection) -> None:
+        """Serve an attached connection from now on.
+
+        Raises:
+            RuntimeError: the system gives no more threads.
+        """
+        thread = connection.thread
+        assert thread is not None  # attach() made it
+        with self._lock:
+            self._live[thread] = connection
+        try:
+            thread.start()
+        except BaseException:
+            self._forget(thread)
+            raise
+
+    def _live_through(self, connection: Connection, work: Callable[[], object] | None) -> None:
+        mark_own_thread()
+        stopped = False
+        try:
+            connection.open()
+            if work is None:
+                stopped = self._read(connection)
+            elif not connection.closing:
+                work()
+                connection.hang_up("handler returned")
+        finally:
+            if not stopped:
+                connection.finish()
+            self._forget(threading.current_thread())
+
+    def _read(self, connection: Connection) -> bool:
+        while True:
+            step = connection.step()
+            if step is Step.MORE:
+                continue
+            if step is Step.DONE:
+                return False
+            if step is Step.PAUSED:
+                self._wait_for_room(connection)
+            elif step is Step.NOTHING:
+                connection.stream.wait_readable(None)
+            elif connection.leave():
+                return True
+
+    def _wait_for_room(self, connection: Connection) -> None:
+        waker = None
+        with contextlib.suppress(OSError):  # no descriptors left: look every second instead
+            waker = Waker()
+        connection.waker = waker
+        try:
+            while connection.mailbox.is_paused(connection) and not connection.closing:
+                if connection.stream.wait_hang_up(waker, None if waker else 1.0):
+                    break  # read what the system still holds of it, so that nothing is lost
+                if waker:
+                    waker.clear()
+        finally:
+            connection.waker = None
+            if waker:
+                waker.close()
+
+    def _forget(self, thread: threading.Thread) -> None:
+        with self._lock:
+            self._live.pop(thread, None)
+
+    def close(self, deadline: Deadline) -> list[str]:
+        """End all connections, first in good order, then by force, and wait for their threads.
+
+        Returns:
+            The names of the threads that were still busy in the program's code when the time was over.
+        """
+        with self._lock:
+            live = dict(self._live)
+        for connection in live.values():
+            connection.hang_up()
+        left = deadline.left(time.monotonic())
+        grace = LINGER_AT_CLOSE if left is None else min(LINGER_AT_CLOSE, left / 2)
+        if join(live, Deadline(grace, time.monotonic())):
+            for connection in live.values():
+                connection.stream.cut()
+        busy = join(live, deadline)
+        self._timers.close(deadline.left(time.monotonic()))
+        return busy
+
+
+def join(threads: Iterable[threading.Thread], deadline: Deadline) -> list[str]:
+    """Wait for threads, other than the calling one, until the deadline. Returns the names of those that go on."""
+    others = [thread for thread in threads if thread is not threading.current_thread()]
+    for thread in others:
+        thread.join(deadline.left(time.monotonic()))
+    return [thread.name for thread in others if thread.is_alive()]
+
+
+# ---------------------------------------------------------------------------------------------------- accepting
+
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_ACCEPTS_AT_ONCE = 64  # then look again whether accepting is still wanted
+
+
+class Acceptor:
+    """The accept thread of a server: waits for all its listening sockets, and for a word that something changed.
+
+    Args:
+        listeners: listening, non-blocking sockets; they stay the caller's.
+        may_accept: asked before each accept.
+        admit: takes an accepted socket and its peer's address.
+        journal: where failures are recorded.
+        name: of the thread.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        may_accept: Callable[[], bool],
+        admit: Callable[[socket.socket, tuple[str, int]], None],
+        journal: Journal,
+        name: str,
+    ) -> None:
+        self._listeners = listeners
+        self._may_accept = may_accept
+        self._admit = admit
+        self._journal = journal
+        self._backoff = Backoff(first=0.05, most=1.0)
+        self._waker = Waker()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._waker.reader, selectors.EVENT_READ)
+        self._stopped = False
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
+
+    def wake(self) -> None:
+        """Look again whether to accept."""
+        self._waker.wake()
+
+    def stop(self) -> None:
+        """End the thread; the listening sockets stay open."""
+        self._stopped = True
+        self._waker.wake()
+
+    def _run(self) -> None:
+        mark_own_thread()
+        listening = False
+        pause: float | None = None
+        try:
+            while not self._stopped:
+                wanted = self._may_accept() and pause is None
+                if wanted != listening:
+                    self._listen(wanted)
+                    listening = wanted
+                ready = self._selector.select(pause)
+                pause = None
+                for key, _ in ready:
+                    if key.fileobj is self._waker.reader:
+                        self._waker.clear()
+                    else:
+                        pause = self._accept_from(key.fileobj) or pause  # type: ignore[arg-type]
+        finally:
+            self._selector.close()
+            self._waker.close()
+
+    def _listen(self, wanted: bool) -> None:
+        for listener in self._listeners:
+            if wanted:
+                self._selector.register(listener, selectors.EVENT_READ)
+            else:
+                self._selector.unregister(listener)
+
+    def _accept_from(self, listener: socket.socket) -> float | None:
+        # Returns how long to pause, in seconds, when the system has no descriptor or memory to give; else None.
+        for _ in range(_ACCEPTS_AT_ONCE):
+            if self._stopped or not self._may_accept():
+                break
+            try:
+                sock, address = listener.accept()
+            except BlockingIOError:
+                break
+            except OSError as failure:
+                if failure.errno in _OUT_OF_RESOURCES:
+                    return self._pause(failure)
+                log.info("a connection was gone before it was accepted: %s", failure)
+                continue
+            self._backoff.reset()
+            sock.setblocking(True)
+            self._admit(sock, address)
+        return None
+
+    def _pause(self, failure: OSError) -> float:
+        pause = self._backoff.pause()
+        doing = f"accepting pauses for {pause:g} s, since the system has no more sockets to give; close some, or raise"
+        self._journal.record(failure, f"{doing} the limit (ulimit -n)", level=30)
+        return pause

@@ -1,0 +1,99 @@
+"""The exception tree.
+
+Everything this package raises on purpose is a :class:`SimpleSocketsError`. Where a built-in type says the same
+(``OSError``, ``ConnectionError``, ``ValueError``, …) the class is that, too, so programs that catch the built-in one
+keep working.
+
+    SimpleSocketsError (``error`` in 0.3/0.4)
+    ├── SocketError
+    │   ├── SetupError            setup() is missing, or came at the wrong moment
+    │   ├── LifecycleError        a call that does not fit the object's state
+    │   ├── BusyError             two threads do what only one can do at a time
+    │   ├── BindError             a listening address cannot be used        (OSError)
+    │   ├── ResolveError          a host name does not resolve              (socket.gaierror)
+    │   ├── ConnectionClosed      the connection was ended on this side     (ConnectionError)
+    │   └── UnknownClient         no such client is connected               (LookupError)
+    └── ProtocolError             the other end broke the rules of the protocol
+        ├── FrameTooLarge
+        ├── FrameTruncated
+        └── InvalidHeader
+"""
+
+from __future__ import annotations
+
+import socket
+
+
+class SimpleSocketsError(Exception):
+    """Base of all errors that this package raises."""
+
+
+class SocketError(SimpleSocketsError):
+    """Something about a server, a client or a connection is not as it has to be."""
+
+
+class SetupError(SocketError):
+    """``setup()`` was not called, or may not be called now."""
+
+
+class LifecycleError(SocketError, RuntimeError):
+    """The call does not fit the state that the object is in."""
+
+
+class BusyError(SocketError, RuntimeError):
+    """Another thread is doing just this; only one can at a time."""
+
+
+class BindError(SocketError, OSError):
+    """A listening address cannot be used. ``errno`` is the operating system's code."""
+
+
+class ResolveError(SocketError, socket.gaierror):
+    """A host name does not resolve to an address."""
+
+
+class ConnectionClosed(SocketError, ConnectionError):
+    """The connection is not open any more, or never was."""
+
+
+class UnknownClient(SocketError, LookupError):
+    """No connected client has this address or socket."""
+
+    def __init__(self, target: object) -> None:
+        super().__init__(
+            f"no client {target!r} is connected (it may have left already); server.clients lists those that are"
+        )
+        self.target = target
+
+
+class ProtocolError(SimpleSocketsError):
+    """The other end sent bytes that the protocol does not allow. It ends that connection and no other."""
+
+
+class FrameTooLarge(ProtocolError, ValueError):
+    """A frame is larger than the limit."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"a frame of {size} bytes or more is over the limit of {limit} bytes")
+        self.size = size
+        self.limit = limit
+
+
+class FrameTruncated(ProtocolError, EOFError):
+    """The stream ended inside a frame."""
+
+    def __init__(self, received: int) -> None:
+        super().__init__(f"the stream ended inside a frame, {received} bytes after it began")
+        self.received = received
+
+
+class InvalidHeader(ProtocolError, ValueError):
+    """A frame's header does not say a length."""
+
+    def __init__(self, header: bytes) -> None:
+        super().__init__(f"the header {header!r} is not a length in decimal digits, padded with spaces")
+        self.header = header
+
+
+error = SimpleSocketsError
+"""The base class's name in releases 0.3 and 0.4."""

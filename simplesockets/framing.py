@@ -1,0 +1,191 @@
+"""Framers: where one frame ends and the next begins in a stream of bytes. Pure.
+
+A framer is fed whatever the network delivered and yields the frames that are complete:
+
+    for frame in framer.feed(data): ...
+    for frame in framer.feed_eof(): ...
+
+Both are iterators; run each to its end before the next call. An error (:class:`~.errors.ProtocolError`) is raised
+where it stands in the stream, so frames before it come out first, however the bytes were cut. After an error the
+stream is of no use any more.
+
+Cost: every byte is looked at a bounded number of times, whatever the sizes of the pieces. A frame that has not come
+whole waits in a bytearray, and it is not searched again before it can be complete: the length-prefix framer knows
+how many bytes are due, the delimiter framer remembers how far it searched. Frames that came whole are cut from what
+was fed, without a copy in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .errors import FrameTooLarge, FrameTruncated, InvalidHeader
+
+MAX_FRAME = 64 * 1024 * 1024
+"""Default limit of a frame, in bytes, header or delimiter not counted."""
+
+
+class LengthPrefixFramer:
+    """Frames that follow a header of fixed size which says their length, by default in ASCII decimal digits, padded
+    with spaces on the right (HiSock's form).
+
+    Args:
+        header_size: bytes of header.
+        limit: the largest frame that is taken or made, in bytes.
+
+    Another header (binary, say) is a subclass that overrides :meth:`read_header` and :meth:`write_header`.
+    """
+
+    def __init__(self, header_size: int = 16, limit: int = MAX_FRAME) -> None:
+        self.header_size = header_size
+        self.limit = limit
+        self._kept = bytearray()
+        self._due = header_size  # with fewer bytes than these there is nothing to look at
+
+    def read_header(self, header: bytes) -> int:
+        """The length that a header says.
+
+        Raises:
+            InvalidHeader: it does not say one.
+        """
+        digits = header.rstrip(b" ")
+        if not digits.isdigit():  # refuses "", "-1", "+1", "1_0" and non-ASCII digits, all of which int() would take
+            raise InvalidHeader(header)
+        return int(digits)
+
+    def write_header(self, size: int) -> bytes:
+        """The header of a frame of ``size`` bytes.
+
+        Raises:
+            ValueError: the header is too short for that number.
+        """
+        header = b"%-*d" % (self.header_size, size)
+        if len(header) > self.header_size:
+            raise ValueError(f"a length of {size} does not fit a header of {self.header_size} characters")
+        return header
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take what was received; yield the frames that it completes."""
+        if self._kept:
+            self._kept += data
+            if len(self._kept) < self._due:
+                return
+            data = bytes(self._kept)
+            self._kept.clear()
+        start = 0
+        while True:
+            body = start + self.header_size
+            if len(data) < body:
+                self._keep(data, start, self.header_size)
+                return
+            size = self.read_header(data[start:body])
+            if size > self.limit:
+                raise FrameTooLarge(size, self.limit)
+            end = body + size
+            if len(data) < end:
+                self._keep(data, start, end - start)
+                return
+            start = end
+            yield data[body:end]
+
+    def _keep(self, data: bytes, start: int, due: int) -> None:
+        self._kept += memoryview(data)[start:]
+        self._due = due
+
+    def feed_eof(self) -> Iterator[bytes]:
+        """The stream ended.
+
+        Raises:
+            FrameTruncated: inside a frame.
+        """
+        if self._kept:
+            raise FrameTruncated(len(self._kept))
+        return iter(())
+
+    def encode(self, frame: bytes) -> bytes:
+        """The bytes to send for a frame.
+
+        Raises:
+            ValueError: it is over the limit, or its length does not fit the header.
+        """
+        if len(frame) > self.limit:
+            raise FrameTooLarge(len(frame), self.limit)
+        return self.write_header(len(frame)) + frame
+
+
+class DelimiterFramer:
+    r"""Frames that end with a delimiter, which is not part of them.
+
+    Args:
+        delimiter: for example ``b"\n"``.
+        limit: the largest frame that is taken or made, in bytes.
+        final: whether an unfinished frame at the end of the stream counts as one (as the last line of a text file
+            does); without it, that is a :class:`~.errors.FrameTruncated`.
+    """
+
+    def __init__(self, delimiter: bytes = b"\n", limit: int = MAX_FRAME, *, final: bool = False) -> None:
+        if not delimiter:
+            raise ValueError("the delimiter is empty; give at least one byte, such as b'\\n'")
+        self.delimiter = delimiter
+        self.limit = limit
+        self.final = final
+        self._kept = bytearray()
+        self._searched = 0  # no delimiter begins in the bytes of _kept before this one
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take what was received; yield the frames that it completes."""
+        source: bytes | bytearray = data
+        found = 0
+        if self._kept:
+            self._kept += data
+            found = self._kept.find(self.delimiter, self._searched)
+            if found < 0:
+                self._wait_for_more()
+                return
+            source = bytes(self._kept)
+            self._kept.clear()
+        start = 0
+        while (found := source.find(self.delimiter, max(start, found))) >= 0:
+            if found - start > self.limit:
+                break
+            yield bytes(source[start:found])
+            start = found = found + len(self.delimiter)
+        self._kept += memoryview(source)[start:]
+        self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
+        # The end of what is kept may be the beginning of a delimiter, so that much is searched again, and is not
+        # counted against the limit.
+        undecided = len(self.delimiter) - 1
+        if len(self._kept) - undecided > self.limit:
+            raise FrameTooLarge(len(self._kept) - undecided, self.limit)
+        self._searched = max(0, len(self._kept) - undecided)
+
+    def feed_eof(self) -> Iterator[bytes]:
+        """The stream ended.
+
+        Raises:
+            FrameTruncated: inside a frame (without ``final``).
+        """
+        if not self._kept:
+            return
+        if not self.final:
+            raise FrameTruncated(len(self._kept))
+        if len(self._kept) > self.limit:
+            raise FrameTooLarge(len(self._kept), self.limit)
+        rest = bytes(self._kept)
+        self._kept.clear()
+        yield rest
+
+    def encode(self, frame: bytes) -> bytes:
+        """The bytes to send for a frame.
+
+        Raises:
+            ValueError: it is over the limit, or the delimiter would be found inside or across its end.
+        """
+        if len(frame) > self.limit:
+            raise FrameTooLarge(len(frame), self.limit)
+        encoded = frame + self.delimiter
+        if encoded.find(self.delimiter) != len(frame):
+            raise ValueError(f"the frame contains its own delimiter {self.delimiter!r}; escape it, or choose another")
+        return encoded

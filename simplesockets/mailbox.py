@@ -1,0 +1,461 @@
+"""What polling reads: flags, the received items that wait to be fetched, the events that wait to be noticed.
+
+The theory. A program of this library spins: ``while True: if server.event.new_data: …``. Left alone that burns a
+core, and, worse, holds the interpreter lock while the readers need it. So a flag that reads False may wait:
+
+* Only a thread that *spins* waits: one that read the same flag False :data:`SPIN_READS` times with no more than
+  :data:`QUICK` seconds between its reads (of any flag). A frame loop that looks once per frame never gets there.
+* It waits for at most :data:`LONGEST_WAIT`, then the read returns False after all: the loop's other work goes on.
+* Each server and each client has a :class:`Bell`. Whatever happens there rings it, and every thread that waits for
+  that bell wakes. A thread that polls several objects waits for all their bells at once.
+* A wake-up cannot be lost: the reader of the flag first hangs itself on the bells and then looks at the flags once
+  more; whoever changes a flag first sets it and then looks who hangs on the bell. One of them sees the other.
+* Threads of this package never wait there (a callback that reads a flag must not stop its connection), nor does
+  anybody once the object is closed.
+
+``await_event`` and ``recv_data`` wait on the same bells, through :meth:`Bell.wait_for`.
+
+Locks: ``Mailbox._lock`` protects the items, their accounts and the queue of events, and is never held across I/O or
+user code. Bells and flags have none: their steps are single operations on a set and on an attribute.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Protocol, SupportsIndex, TypeVar
+
+from .events import RECEIVED, Event, ReceivedBytes, ReceivedItem
+from .timing import Deadline
+
+QUICK = 50e-6
+"""Seconds: two False reads of a thread this close together are a spin. Shorter than any frame that draws something."""
+SPIN_READS = 32
+"""So many quick False reads of one flag, and the next waits. Together they take some ten microseconds."""
+LONGEST_WAIT = 0.05
+"""Seconds that a False read takes at most."""
+
+CLIENT_MARK = 4 * 1024 * 1024
+"""Bytes of unfetched items of one client beyond which reading from it pauses."""
+TOTAL_MARK = 32 * 1024 * 1024
+"""Bytes of unfetched items of all clients of a server beyond which reading pauses."""
+ITEM_COST = 320
+"""Bytes that an item takes beside its content, so that many small ones count as what they are."""
+
+EVENTS_KEPT = 1000
+"""How many pending events are kept; the oldest connects and disconnects go first."""
+
+Found = TypeVar("Found")
+
+
+# --------------------------------------------------------------------------------------------- bells and flags
+
+
+class _Poller:
+    """What is known of a thread that polls."""
+
+    __slots__ = ("gate", "last_read", "ours", "reads")
+
+    def __init__(self) -> None:
+        self.ours = False  # a thread of this package: it never waits in a flag
+        self.last_read = 0.0  # time of the latest False read
+        self.reads: dict[Flag, int] = {}  # False reads by flag since the thread began to spin
+        self.gate = threading.Lock()  # what the thread sleeps on; locked all the time but for a wake-up
+        self.gate.acquire()
+
+    def wait(self, bells: Iterable[Bell], timeout: float | None, ready: Callable[[], bool]) -> None:
+        """Sleep until a bell rings, unless it is ``ready`` already, for ``timeout`` seconds at most."""
+        self.gate.acquire(blocking=False)  # forget a ring that came after the last sleep
+        for bell in bells:
+            bell.waiting.add(self.gate)
+        try:
+            if not ready():
+                self.gate.acquire(timeout=-1 if timeout is None else timeout)
+        finally:
+            for bell in bells:
+                bell.waiting.discard(self.gate)
+
+
+_threads = threading.local()
+
+
+def _this_thread() -> _Poller:
+    try:
+        poller: _Poller = _threads.poller
+    except AttributeError:
+        poller = _threads.poller = _Poller()
+    return poller
+
+
+def mark_own_thread() -> None:
+    """Called by threads of this package when they begin: flags never make them wait."""
+    _this_thread().ours = True
+
+
+def is_own_thread() -> bool:
+    """Whether the calling thread is one of this package."""
+    return _this_thread().ours
+
+
+class Bell:
+    """Wakes the threads that wait for something to happen at one server or client."""
+
+    __slots__ = ("closed", "waiting")
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.waiting: set[threading.Lock] = set()
+
+    def ring(self) -> None:
+        """Wake everybody who waits. Cheap when nobody does."""
+        if self.waiting:
+            for gate in tuple(self.waiting):
+                try:
+                    gate.release()
+                except RuntimeError:
+                    pass  # somebody else woke it in this moment
+
+    def close(self) -> None:
+        """Wake everybody, and never let anybody wait again (until :meth:`open`)."""
+        self.closed = True
+        self.ring()
+
+    def open(self) -> None:
+        """Let threads wait (again)."""
+        self.closed = False
+
+    def wait_for(self, attempt: Callable[[], Found | None], timeout: float | None) -> Found | None:
+        """Try until ``attempt()`` gives something, at every ring.
+
+        Args:
+            attempt: gives what is waited for, or None.
+            timeout: seconds; None is for ever.
+
+        Returns:
+            What the attempt gave; None when the time is over or the bell was closed.
+        """
+        deadline = Deadline(timeout, time.monotonic())
+        found = attempt()
+        thread = _this_thread()
+        trial: list[Found | None] = [found]
+
+        def ready() -> bool:
+            trial[0] = attempt()
+            return trial[0] is not None or self.closed
+
+        while trial[0] is None and not self.closed:
+            left = deadline.left(time.monotonic())
+            if left == 0:
+                break
+            thread.wait((self,), left, ready)
+            if trial[0] is None:
+                trial[0] = attempt()
+        return trial[0]
+
+
+class Flag:
+    """A boolean that many threads poll. Reading it costs nothing while nothing happens."""
+
+    __slots__ = ("_bell", "_value")
+
+    def __init__(self, bell: Bell, value: bool = False) -> None:
+        self._bell = bell
+        self._value = value
+
+    def read(self) -> bool:
+        """The value. A thread that spins on False sleeps here, up to 50 ms, until something happens."""
+        return self._value or self.idle()
+
+    def set(self) -> None:
+        """Make it True and wake who waits."""
+        self._value = True
+        self._bell.ring()
+
+    def clear(self) -> None:
+        """Make it False."""
+        self._value = False
+
+    def assign(self, value: object) -> None:
+        """Set or clear."""
+        if value:
+            self.set()
+        else:
+            self.clear()
+
+    def idle(self) -> bool:
+        """Count a read that found nothing; wait if this thread spins. Returns the value then."""
+        thread = _this_thread()
+        if thread.ours or self._bell.closed:
+            return self._value
+        reads = thread.reads
+        if time.perf_counter() - thread.last_read > QUICK:
+            reads.clear()
+        count = reads[self] = reads.get(self, 0) + 1
+        if count > SPIN_READS:
+            bells = {flag._bell for flag in reads}
+            thread.wait(bells, LONGEST_WAIT, lambda: any(flag._value for flag in reads))
+        thread.last_read = time.perf_counter()
+        return self._value
+
+
+# ------------------------------------------------------------------------------------------------------ events
+
+
+class EventQueue:
+    """Events that nobody awaited yet, oldest first.
+
+    Received data and exceptions stand in it at most once each, since who awaits gets all of them together; so
+    nothing that matters is lost when the queue is bounded.
+    """
+
+    def __init__(self, bell: Bell | None = None) -> None:
+        self._bell = Bell() if bell is None else bell
+        self._lock = threading.Lock()  # protects _events; never held across I/O or user code
+        self._events: list[Event] = []
+
+    @property
+    def events(self) -> list[Event]:
+        """The pending events (a copy)."""
+        with self._lock:
+            return list(self._events)
+
+    def happened(self, event: Event) -> None:
+        """Append an event and wake who awaits one.
+
+        Raises:
+            TypeError: it is no :class:`~.events.Event`.
+        """
+        if not isinstance(event, Event):
+            raise TypeError(f"happened() takes an Event, not {type(event).__name__}; make one with Event({event!r})")
+        with self._lock:
+            self._events.append(event)
+            if len(self._events) > EVENTS_KEPT:
+                self._drop_one()
+        self._bell.ring()
+
+    def add_once(self, event: Event) -> None:
+        """Append an event, with the time of now, unless one of that name is pending. The caller rings."""
+        with self._lock:
+            if event not in self._events:
+                self._events.append(event.copy())
+
+    def _drop_one(self) -> None:
+        names = (RECEIVED, "--EXCEPTION--")
+        oldest = next((i for i, event in enumerate(self._events) if event not in names), 0)
+        del self._events[oldest]
+
+    def first_event(self, pop: bool = True) -> Event | None:
+        """The oldest event, taken out of the queue if ``pop``; None if there is none."""
+        with self._lock:
+            if not self._events:
+                return None
+            return self._events.pop(0) if pop else self._events[0]
+
+    def clear(self) -> None:
+        """Forget all events."""
+        with self._lock:
+            self._events.clear()
+
+    def clear_name(self, name: str) -> None:
+        """Forget all events of that name."""
+        if not self._events:
+            return
+        with self._lock:
+            self._events[:] = [event for event in self._events if event != name]
+
+    def remove(self, event: Event) -> None:
+        """Forget the oldest event of that name."""
+        with self._lock:
+            self._events.remove(event)
+
+    def pop(self, index: int) -> Event:
+        """Take out the event at that place."""
+        with self._lock:
+            return self._events.pop(index)
+
+    def await_event(self, timeout: float | None = None) -> bool:
+        """Wait until an event is pending. ``timeout`` is in milliseconds; None is for ever."""
+        seconds = None if timeout is None else timeout / 1000
+        return self._bell.wait_for(lambda: self.first_event(pop=False), seconds) is not None
+
+    def take(self, timeout: float) -> Event | None:
+        """Wait for an event and take it out; None when the time is over, or the bell was closed.
+
+        Args:
+            timeout: milliseconds; 0 is for ever.
+
+        Raises:
+            TypeError, ValueError: it is no such number.
+        """
+        if not isinstance(timeout, (int, float)):
+            raise TypeError(f"the timeout must be a number of milliseconds (0 waits for ever), not {timeout!r}")
+        if timeout < 0:
+            raise ValueError(f"the timeout must be 0 (wait for ever) or more milliseconds, not {timeout}")
+        return self._bell.wait_for(self.first_event, timeout / 1000 or None)
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self.events)
+
+    def __contains__(self, event: object) -> bool:
+        return event in self.events
+
+
+# ------------------------------------------------------------------------------------------------------- items
+
+Item = ReceivedItem | ReceivedBytes
+
+
+class Pausable(Hashable, Protocol):
+    """Where items come from: something that stopped reading when the mailbox was full, and can go on."""
+
+    def resume(self) -> None:
+        """There is room again."""
+
+
+class Mailbox:
+    """The received items that nobody fetched yet, with their flag and their limits.
+
+    Args:
+        bell: the owner's bell.
+        client_mark: bytes of one source's items that make it pause.
+        total_mark: bytes of all items that make every source pause.
+    """
+
+    def __init__(self, bell: Bell, client_mark: int = CLIENT_MARK, total_mark: int = TOTAL_MARK) -> None:
+        self.bell = bell
+        self.new_data = Flag(bell)
+        self.events = EventQueue(bell)
+        self.client_mark = client_mark
+        self.total_mark = total_mark
+        self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
+        self._items = ReceivedList(self)
+        self._held: dict[Hashable, int] = {}  # bytes by source
+        self._total = 0
+        self._paused: set[Pausable] = set()
+
+    def put(self, source: Pausable, item: Item, size: int) -> bool:
+        """Store an item of ``size`` bytes, raise the flag, wake the pollers.
+
+        Returns:
+            Whether the source has to pause; :meth:`Pausable.resume` tells it when to go on.
+        """
+        cost = size + ITEM_COST
+        item.source = source
+        with self._lock:
+            self._items.append(item)
+            held = self._held[source] = self._held.get(source, 0) + cost
+            self._total += cost
+            full = held >= self.client_mark or self._total >= self.total_mark
+            if full:
+                self._paused.add(source)
+            if not self.new_data._value:
+                self.new_data._value = True
+                self.events.add_once(RECEIVED)
+        self.bell.ring()
+        return full
+
+    def has_room(self, source: Pausable) -> bool:
+        """Whether nothing of the source would have to wait."""
+        return self._total < self.total_mark and self._held.get(source, 0) < self.client_mark
+
+    def is_paused(self, source: Pausable) -> bool:
+        """Whether the source still has to wait."""
+        return source in self._paused
+
+    def forget(self, source: Pausable) -> None:
+        """The source ended: it will not go on. Its items stay."""
+        with self._lock:
+            self._paused.discard(source)
+
+    def take_all(self) -> list[Item]:
+        """Take everything out and lower the flag; an empty list counts as a False read of the flag."""
+        if not self._items:
+            self.new_data.idle()
+        with self._lock:
+            items = list(self._items)
+            list.clear(self._items)
+            self._held.clear()
+            self._total = 0
+            resumed, self._paused = self._paused, set()
+            self.new_data.clear()
+            self.events.clear_name(RECEIVED)
+        for source in resumed:
+            source.resume()
+        return items
+
+    def take_first(self, source: Pausable) -> Item | None:
+        """Take the oldest item of one source; None if there is none."""
+        with self._lock:
+            if source not in self._held:
+                return None
+            return self.take_at(next(i for i, item in enumerate(self._items) if item.source is source))
+
+    def take_at(self, index: SupportsIndex) -> Item:
+        """Take one item out, by its place."""
+        with self._lock:
+            item = list.pop(self._items, index)
+            self._release(item.source, len(item.response) + ITEM_COST)
+            resumed = {source for source in self._paused if self.has_room(source)}
+            self._paused -= resumed
+            if not self._items:
+                self.new_data.clear()
+                self.events.clear_name(RECEIVED)
+        for source in resumed:
+            source.resume()
+        return item
+
+    def _release(self, source: Hashable, cost: int) -> None:
+        self._total -= cost
+        self._held[source] -= cost
+        if not self._held[source]:
+            del self._held[source]
+
+    @property
+    def items(self) -> ReceivedList:
+        """The live list; reading it empty counts as a False read of the flag."""
+        if not self._items:
+            self.new_data.idle()
+        return self._items
+
+    def replace(self, items: Iterable[Item]) -> None:
+        """What an assignment to ``recved_data`` does: keep those of ``items`` that are still here."""
+        wanted = {id(item) for item in items}
+        with self._lock:
+            for index in range(len(self._items) - 1, -1, -1):
+                if id(self._items[index]) not in wanted:
+                    self.take_at(index)
+
+
+class ReceivedList(list[Item]):
+    """``recved_data``: the items that wait. Taking one out here keeps the mailbox's accounts right."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        super().__init__()
+        self._mailbox = mailbox
+
+    def pop(self, index: SupportsIndex = -1) -> Item:
+        """Take out the item at that place."""
+        return self._mailbox.take_at(index)
+
+    def remove(self, item: Item) -> None:
+        """Take out the first item that equals this."""
+        with self._mailbox._lock:
+            self._mailbox.take_at(self.index(item))
+
+    def clear(self) -> None:
+        """Take out all items."""
+        self._mailbox.take_all()
+
+    def copy(self) -> list[Item]:
+        """The items in a plain list."""
+        return list(self)
+
+    def __delitem__(self, index: SupportsIndex | slice) -> None:
+        with self._mailbox._lock:
+            places = range(len(self))[index] if isinstance(index, slice) else (range(len(self))[index],)
+            for place in sorted(places, reverse=True):
+                self._mailbox.take_at(place)

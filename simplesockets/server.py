@@ -1,0 +1,736 @@
+"""TCPServer: serve TCP clients, polled or with callbacks, without an event loop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from functools import partial
+from socket import AF_INET, SOCK_STREAM
+from socket import socket as Socket
+from types import TracebackType
+
+from typing_extensions import Self
+
+from . import events, transport
+from .connection import LINGER, Connection
+from .dispatch import Callback, ExceptionFlags, ServerDispatch, log, overridden
+from .engine import Acceptor, ThreadEngine, join
+from .errors import LifecycleError, SetupError, UnknownClient
+from .events import Address, ClientAddress, ClientTable, Data, Ending, Event, ExceptionList, ReceivedBytes, to_bytes
+from .mailbox import Bell, Item, Mailbox, ReceivedList
+from .protocol import ProtocolFactory, RawProtocol
+from .timing import Deadline
+from .transport import Stream
+
+
+class Server_Client:
+    """A client as the server sees it. Works where a socket did, and as 0.4's object.
+
+    Servers make these; made by hand it is a thin cover of a socket.
+
+    Args:
+        socket: the connected socket.
+        address: the client's ``(ip, port)``.
+        key, cipher: kept for programs of 0.4, unused: encryption is TLS here.
+        thread: the thread that serves the client.
+        recv_buffer: bytes asked for in one read.
+
+    Everything may be called from any thread. Attributes of a socket that are not defined here (``getpeername``,
+    ``setsockopt`` …) are those of the socket.
+    """
+
+    def __init__(
+        self,
+        socket: Socket,
+        address: Address,
+        key: bytes | None = None,
+        cipher: object = None,
+        thread: threading.Thread | None = None,
+        recv_buffer: int = 1024,
+        *,
+        connection: Connection | None = None,
+    ) -> None:
+        self.socket = socket
+        self.address = address
+        self.key = key
+        self.cipher = cipher
+        self.recv_buffer = recv_buffer
+        self._thread = thread
+        self._handmade = connection is None  # then nobody else reads or ends this connection
+        self._connection = connection or Connection(Stream(socket), RawProtocol(), Mailbox(Bell()), recv_buffer)
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        """The thread that serves this client."""
+        return self._connection.thread or self._thread
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the connection ended; None while it is open."""
+        return self._connection.ending
+
+    def send(self, data: Data, raw: bool = False) -> int:
+        """Send everything; waits while the client does not read.
+
+        Args:
+            data: bytes-like, text (sent as UTF-8) or something received.
+            raw: accepted for programs of 0.4; nothing is encrypted here in either case.
+
+        Returns:
+            The number of bytes, all of them.
+
+        Raises:
+            ConnectionError: the connection is closed or broke.
+            TypeError: the data is of another type.
+        """
+        content = to_bytes(data)
+        self._connection.send(content)
+        return len(content)
+
+    def sendall(self, data: Data) -> None:
+        """The same as :meth:`send`, returning nothing, as a socket's does."""
+        self._connection.send(to_bytes(data))
+
+    def recv(self, size: int | None = None, raw: bool = False, *, timeout: float | None = None) -> ReceivedBytes:
+        """Receive from this client.
+
+        In a callback, or in ``handle_client``, it reads the socket. Elsewhere it takes what the client's thread has
+        received for polling, and waits for more if there is nothing.
+
+        Args:
+            size: at most so many bytes, as a socket's ``recv``; not given: one received item.
+            raw: accepted for programs of 0.4.
+            timeout: seconds; None waits until something comes or the connection ends.
+
+        Returns:
+            The data; empty at the end of the stream.
+
+        Raises:
+            TimeoutError: nothing came in time.
+            ConnectionError: the connection broke.
+        """
+        if isinstance(size, bool):  # 0.4's recv(raw), by position
+            size = None
+        return ReceivedBytes(self._connection.receive(size, timeout), time.time(), self)
+
+    def close(self) -> None:
+        """End the connection in good order: what was sent arrives. ``on_disconnect`` runs. May be repeated."""
+        self._connection.disconnect()
+        if self._handmade or self._connection.kept:
+            self._connection.close()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for ``select`` and its like; -1 when closed."""
+        return self.socket.fileno()
+
+    def __getitem__(self, index: int) -> object:
+        return (self.thread, self)[index]
+
+    def __len__(self) -> int:
+        return 2
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("_") or name == "socket":
+            raise AttributeError(name)
+        return getattr(self.socket, name)
+
+    def __repr__(self) -> str:
+        state = "open" if self.ending is None else str(self.ending)
+        return f"<client {self.address[0]}:{self.address[1]}, {state}>"
+
+    def __del__(self) -> None:
+        # A client that ended its stream can still be answered by whoever holds this object. Nobody does any more.
+        connection = self.__dict__.get("_connection")
+        if connection is not None and connection.kept:
+            connection.close()
+
+
+Target = Server_Client | ClientAddress | Socket | Address
+"""How a client is named: the object or socket that callbacks and received items carry, or its address."""
+
+
+class AcceptingThread:
+    """``event.accepting_thread``: whether the server accepts."""
+
+    def __init__(self, server: TCPServer) -> None:
+        self._server = server
+
+    @property
+    def run(self) -> bool:
+        """True between ``start()`` and ``stop()``; setting it does the same as these."""
+        return self._server._run
+
+    @run.setter
+    def run(self, value: bool) -> None:
+        self._server._set_run(bool(value))
+
+
+class ServerEvents:
+    """``server.event``: the flags to poll. Spinning on a False flag costs nothing; see mailbox.py."""
+
+    def __init__(self, server: TCPServer, mailbox: Mailbox, exception: ExceptionFlags) -> None:
+        self._new_data = mailbox.new_data
+        self.exception = exception
+        self.accepting_thread = AcceptingThread(server)
+
+    @property
+    def new_data(self) -> bool:
+        """Whether data waits to be fetched with ``return_recved_data()``."""
+        return self._new_data.read()
+
+    @new_data.setter
+    def new_data(self, value: bool) -> None:
+        self._new_data.assign(value)
+
+
+class TCPServer:
+    """A TCP server that gives each client a thread.
+
+    Polled::
+
+        server = TCPServer()
+        server.setup(ip="127.0.0.1", port=9999)
+        server.start()
+        while True:
+            if server.event.new_data:
+                for client, address, data in server.return_recved_data():
+                    server.send_data(data, client)
+
+    or with callbacks::
+
+        server.setup(ip="127.0.0.1", port=9999, on_receive=lambda client, address, data: client.send(data))
+
+    Everything may be called from any thread and from any callback. Callbacks of one client run in that client's
+    thread, in order and one at a time; what they raise is recorded (``event.exception``) and logged.
+
+    Args:
+        max_connections: how many clients at once; None is without limit. At the limit accepting pauses, and others
+            wait in the system's queue until somebody leaves.
+    """
+
+    EVENT_EXCEPTION = events.EXCEPTION
+    EVENT_RECEIVED = events.RECEIVED
+    EVENT_TIMEOUT = events.TIMEOUT
+
+    def __init__(self, max_connections: int | None = None) -> None:
+        self._bell = Bell()
+        self._mailbox = Mailbox(self._bell)
+        self._dispatch = ServerDispatch(self._mailbox)
+        self.event = ServerEvents(self, self._mailbox, ExceptionFlags(self._dispatch.journal))
+        self.clients: ClientTable[Server_Client] = ClientTable()
+        self._lock = threading.Lock()  # protects what follows and clients; never held across I/O or user code
+        self._connected: set[Server_Client] = set()
+        self._acceptor: Acceptor | None = None
+        self._engine: ThreadEngine | None = None
+        self._listeners: list[Socket] = []
+        self._unbound: Socket | None = None
+        self._addresses: list[Address] = []
+        self._protocol: ProtocolFactory = RawProtocol
+        self._recv_buffer = 2048
+        self._run = False
+        self._killed = False
+        self._closed = False
+        self._max_connections: int | None = None
+        self.max_connections = max_connections
+
+    # ------------------------------------------------------------------------------------------------- lifecycle
+
+    def setup(
+        self,
+        ip: str | Sequence[str] | None = None,
+        port: int = 25567,
+        listen: int = 5,
+        recv_buffer: int = 2048,
+        handle_client: Callback | None = None,
+        on_connect: Callback | None = None,
+        on_disconnect: Callback | None = None,
+        on_receive: Callback | None = None,
+        *,
+        protocol: ProtocolFactory = RawProtocol,
+    ) -> None:
+        """Bind and listen. Clients can connect from now on; they are served after :meth:`start`.
+
+        Args:
+            ip: one address or several (IP addresses of this machine, or names; ``""`` is every IPv4 address). Not
+                given: the host name's address and 127.0.0.1.
+            port: 0 takes a free one, the same on every address; :attr:`address` tells which.
+            listen: how many connections may wait to be accepted (a longer queue is used than the default says).
+            recv_buffer: bytes asked for in one read. What is there beyond a full read is joined to it, up to 1 MiB.
+            handle_client: replaces reading and ``on_receive``; called in the client's thread as
+                ``(client_socket, address)`` or ``(client)``. The connection ends when it returns.
+            on_connect: called as ``(address)``, first of all.
+            on_disconnect: called as ``(address)``, exactly once, last of all; by then it is not in ``clients``.
+            on_receive: called as ``(client_socket, address, data)``, ``(client, received)`` or ``(data)``, whichever
+                has the most arguments that the function takes.
+            protocol: makes the protocol of each connection; not given, data comes as a stream, in pieces as they
+                were read.
+
+        Raises:
+            SetupError: it was called already.
+            BindError: an address cannot be used, because the port is in use, say. (An OSError.)
+            ResolveError: a name does not resolve. (A socket.gaierror.)
+            TypeError, ValueError: an argument is of no use; the message says what to give.
+
+        Source: manual; ``ip`` of several addresses and ``protocol`` are new.
+        """
+        transport.check_port(port, zero=True)
+        transport.check_buffer(recv_buffer)
+        hosts = _hosts(ip)
+        self._assign_callbacks(on_connect, on_disconnect, on_receive)
+        self._dispatch.set_handle_client(handle_client)
+        with self._lock:
+            if self._listeners:
+                raise SetupError("setup() was called already; close() this server before you set it up anew")
+            unbound, self._unbound = self._unbound, None
+        listeners = transport.listen_on(hosts or transport.default_hosts(), port, listen, unbound)
+        with self._lock:
+            self._listeners = listeners
+            self._addresses = [listener.getsockname()[:2] for listener in listeners]
+            self._recv_buffer = recv_buffer
+            self._protocol = protocol
+            self._run = self._killed = self._closed = False
+            name = f"simplesockets-server-{self._addresses[0][1]}"
+            self._engine = ThreadEngine(name)
+        self._bell.open()
+        if hosts is None:
+            self._warn_if_reachable()
+
+    def _assign_callbacks(
+        self, on_connect: Callback | None, on_disconnect: Callback | None, on_receive: Callback | None
+    ) -> None:
+        # A subclass may define a callback as a method. Then there is no property of that name to assign to.
+        self._dispatch.set_on_connect(on_connect or overridden(self, TCPServer, "on_connect"))
+        self._dispatch.set_on_disconnect(on_disconnect or overridden(self, TCPServer, "on_disconnect"))
+        self._dispatch.set_on_receive(on_receive or overridden(self, TCPServer, "on_receive"))
+
+    def _warn_if_reachable(self) -> None:
+        reachable = [host for host, _ in self._addresses if not transport.is_loopback(host)]
+        if reachable:
+            log.warning(
+                "this server can be reached from the network, at %s port %d; to keep it to this machine, call "
+                "setup(ip='127.0.0.1', …)",
+                ", ".join(reachable),
+                self._addresses[0][1],
+            )
+        elif len(self._addresses) == 1:
+            log.info("listening on %s only", self._addresses[0][0])
+
+    def start(self) -> None:
+        """Begin to accept clients, or go on after :meth:`stop`.
+
+        Raises:
+            SetupError: :meth:`setup` is missing.
+
+        Source: manual.
+        """
+        self._require_setup("start()")
+        self._set_run(True)
+        if self._killed:
+            log.warning("start() alone accepts nobody after exit_accept(); call restart(), too")
+
+    def stop(self) -> None:
+        """Pause accepting; connected clients are served on. :meth:`start` resumes. Source: manual."""
+        self._set_run(False)
+
+    def exit_accept(self) -> None:
+        """End the accept thread; connected clients are served on. :meth:`restart` makes a new one. Source: manual."""
+        with self._lock:
+            self._killed = True
+            self._run = False
+            acceptor, self._acceptor = self._acceptor, None
+        if acceptor is not None:
+            acceptor.stop()
+            join([acceptor.thread], Deadline(1.0, time.monotonic()))
+
+    def restart(self) -> None:
+        """Make a new accept thread after :meth:`exit_accept`. It accepts when :meth:`start` was called.
+
+        Raises:
+            LifecycleError: the accept thread was not ended.
+            SetupError: :meth:`setup` is missing, or the server was closed.
+
+        Source: manual.
+        """
+        self._require_setup("restart()")
+        if not self._killed:
+            raise LifecycleError("restart() is for after exit_accept(); to resume after stop(), call start()")
+        self._killed = False
+        self._set_run(self._run)
+
+    @property
+    def killed(self) -> bool:
+        """Whether the accept thread was ended, by :meth:`exit_accept` or :meth:`close`."""
+        return self._killed
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End everything: accepting, all connections (what was sent still arrives), all threads of this server.
+
+        Unfetched data stays to be fetched. May be called from a callback, whose own thread is not waited for, and
+        repeatedly. Afterwards :meth:`setup` may be called again.
+
+        Args:
+            timeout: seconds that all of it takes at most. Threads that the program's code keeps busy for longer are
+                named in a logged warning and left behind.
+
+        Source: 0.3; ``timeout`` is new.
+        """
+        deadline = Deadline(timeout, time.monotonic())
+        self.exit_accept()
+        with self._lock:
+            self._closed = True
+            engine = self._engine
+            listeners, self._listeners = self._listeners, []
+            unbound, self._unbound = self._unbound, None
+        for listener in [*listeners, unbound] if unbound else listeners:
+            listener.close()
+        self._bell.close()
+        busy = engine.close(deadline) if engine is not None else []
+        if busy:
+            log.warning("close() left threads behind that are busy in callbacks: %s", ", ".join(busy))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------ what it is
+
+    @property
+    def address(self) -> Address:
+        """The real ``(ip, port)``; the first, where there are several.
+
+        Raises:
+            SetupError: :meth:`setup` is missing.
+        """
+        self._require_setup("address")
+        return self._addresses[0]
+
+    @property
+    def addresses(self) -> list[Address]:
+        """All ``(ip, port)`` pairs that this server listens on; empty before :meth:`setup`."""
+        return list(self._addresses)
+
+    @property
+    def socket(self) -> Socket:
+        """The listening socket; the first, where there are several.
+
+        Before :meth:`setup` it is an unbound IPv4 socket, on which options can be set. Source: manual.
+        """
+        with self._lock:
+            if self._listeners:
+                return self._listeners[0]
+            if self._unbound is None:
+                self._unbound = Socket(AF_INET, SOCK_STREAM)
+            return self._unbound
+
+    @property
+    def max_connections(self) -> int | None:
+        """How many clients at once; None is without limit. May be changed at any time."""
+        return self._max_connections
+
+    @max_connections.setter
+    def max_connections(self, value: int | None) -> None:
+        if value is not None:
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"max_connections must be a whole number, or None for no limit, not {value!r}")
+            if value < 1:
+                raise ValueError(f"max_connections must be at least 1, or None for no limit, not {value}")
+        self._max_connections = value
+        self._wake_acceptor()
+
+    @property
+    def on_connect(self) -> Callback | None:
+        """Called as ``(address)``; see :meth:`setup`. May be assigned at any time; TypeError if it does not fit."""
+        return self._dispatch.on_connect
+
+    @on_connect.setter
+    def on_connect(self, function: Callback | None) -> None:
+        self._dispatch.set_on_connect(function)
+
+    @property
+    def on_disconnect(self) -> Callback | None:
+        """Called as ``(address)``; see :meth:`setup`. May be assigned at any time; TypeError if it does not fit."""
+        return self._dispatch.on_disconnect
+
+    @on_disconnect.setter
+    def on_disconnect(self, function: Callback | None) -> None:
+        self._dispatch.set_on_disconnect(function)
+
+    @property
+    def on_receive(self) -> Callback | None:
+        """Called with what was received; see :meth:`setup`. May be assigned at any time; TypeError if it does not
+        fit."""
+        return self._dispatch.on_receive
+
+    @on_receive.setter
+    def on_receive(self, function: Callback | None) -> None:
+        self._dispatch.set_on_receive(function)
+
+    def __repr__(self) -> str:
+        where = ", ".join(f"{host}:{port}" for host, port in self._addresses) or "not set up"
+        return f"<TCPServer {where}, {len(self.clients)} clients>"
+
+    # ---------------------------------------------------------------------------------------------------- sending
+
+    def send_data(self, data: Data, target: Target) -> bool:
+        """Send to a client; waits while it does not read.
+
+        Args:
+            data: bytes-like, text (sent as UTF-8) or something received.
+            target: the client's socket or object (as in callbacks and received items), or its address.
+
+        Returns:
+            Whether it was sent. If not, the error is recorded: see :meth:`return_exceptions`.
+
+        Raises:
+            TypeError: the data or the target is of another type.
+
+        Source: manual, 0.4.
+        """
+        content = to_bytes(data)
+        try:
+            self._find(target)._connection.send(content)
+        except (OSError, UnknownClient) as failure:
+            self._dispatch.journal.record(failure, f"could not send to {target!r}", level=logging.INFO)
+            return False
+        return True
+
+    def disconnect(self, target: Target) -> bool:
+        """End a client's connection in good order: what was sent to it arrives. ``on_disconnect`` runs.
+
+        Args:
+            target: the client's socket or object, or its address.
+
+        Returns:
+            Whether there was such a client. If not, the error is recorded: see :meth:`return_exceptions`.
+
+        Raises:
+            TypeError: the target is of another type.
+
+        Source: manual.
+        """
+        try:
+            client = self._find(target)
+        except UnknownClient as failure:
+            self._dispatch.journal.record(failure, f"could not disconnect {target!r}", level=logging.INFO)
+            return False
+        client.close()
+        return True
+
+    def _find(self, target: Target) -> Server_Client:
+        if isinstance(target, Server_Client):
+            return target
+        if isinstance(target, ClientAddress):
+            return target.client
+        if isinstance(target, Socket):
+            found = next((client for client in list(self._connected) if client.socket is target), None)
+        elif isinstance(target, tuple):
+            found = self.clients.get(target[:2])
+        else:
+            raise TypeError(
+                f"the target must be a client's socket or object, or its (ip, port) address, not {target!r}; "
+                "server.clients has them all"
+            )
+        if found is None:
+            raise UnknownClient(target)
+        return found
+
+    # -------------------------------------------------------------------------------------------------- receiving
+
+    def return_recved_data(self) -> list[Item]:
+        """Fetch all received data: a list of ``(client_socket, address, data)`` tuples, oldest first, which also
+        have 0.4's attributes ``response``, ``time_`` and ``from_``. Lowers ``event.new_data``.
+
+        Never waits long: with nothing there, a thread that spins on it sleeps up to 50 ms (as in reading the flag).
+
+        Source: manual, 0.4.
+        """
+        return self._mailbox.take_all()
+
+    def recv_data(self, client: Target, *, timeout: float | None = None) -> ReceivedBytes:
+        """Receive from one client; see :meth:`Server_Client.recv`. Programs rarely need it.
+
+        Returns:
+            The data; empty at the end of the stream, and when the connection broke or is unknown, which is recorded.
+
+        Raises:
+            TimeoutError: nothing came within ``timeout`` seconds.
+
+        Source: manual.
+        """
+        try:
+            return self._find(client).recv(timeout=timeout)
+        except TimeoutError:
+            raise
+        except (OSError, UnknownClient) as failure:
+            self._dispatch.journal.record(failure, f"could not receive from {client!r}", level=logging.INFO)
+            return ReceivedBytes(b"", time.time())
+
+    @property
+    def recved_data(self) -> ReceivedList:
+        """The live list of received data; prefer :meth:`return_recved_data`. Source: manual."""
+        return self._mailbox.items
+
+    @recved_data.setter
+    def recved_data(self, items: Iterable[Item]) -> None:
+        self._mailbox.replace(items)
+
+    @property
+    def new_data_recved(self) -> bool:
+        """The same as ``event.new_data``. Source: the manual's example."""
+        return self._mailbox.new_data.read()
+
+    @new_data_recved.setter
+    def new_data_recved(self, value: bool) -> None:
+        self._mailbox.new_data.assign(value)
+
+    def await_event(self, timeout: float = 0) -> tuple[Event, list[Item] | ExceptionList | None]:
+        """Wait until something happens.
+
+        Args:
+            timeout: milliseconds; 0 is for ever.
+
+        Returns:
+            ``(EVENT_RECEIVED, received_data)``, ``(EVENT_EXCEPTION, exceptions)``, or ``(EVENT_TIMEOUT, None)`` when
+            the time is over or the server was closed.
+
+        Raises:
+            ValueError: the timeout is negative.
+
+        Source: 0.3.
+        """
+        event = self._mailbox.events.take(timeout)
+        if event is None:
+            return self.EVENT_TIMEOUT.copy(), None
+        if event == self.EVENT_RECEIVED:
+            return event, self.return_recved_data()
+        return event, self.return_exceptions()
+
+    def return_exceptions(
+        self, delete: bool = True, reset_exception: bool = True, *, reset_exceptions: bool = True
+    ) -> ExceptionList:
+        """The caught exceptions: a list of ``(traceback_text, exception)`` records, newest last, which also answers
+        0.4's dictionary calls.
+
+        Args:
+            delete: whether to forget them here.
+            reset_exception: whether to lower ``event.exception.occurred``; both spellings work.
+
+        Source: manual, 0.4.
+        """
+        return self._dispatch.journal.take(delete, reset_exception and reset_exceptions)
+
+    # ----------------------------------------------------------------------------------------------------- inside
+
+    def _require_setup(self, what: str) -> None:
+        if not self._listeners:
+            gone = "was closed" if self._closed else "is not set up"
+            raise SetupError(f"the server {gone}: call setup(…) before {what}")
+
+    def _set_run(self, run: bool) -> None:
+        with self._lock:
+            self._run = run
+            if run and self._acceptor is None and self._listeners and not self._killed:
+                self._start_acceptor()
+        self._wake_acceptor()
+
+    def _start_acceptor(self) -> None:
+        self._acceptor = Acceptor(
+            self._listeners,
+            self._may_accept,
+            self._admit,
+            self._dispatch.journal,
+            f"simplesockets-server-{self._addresses[0][1]}-accept",
+        )
+
+    def _wake_acceptor(self) -> None:
+        acceptor = self.__dict__.get("_acceptor")
+        if acceptor is not None:
+            acceptor.wake()
+
+    def _may_accept(self) -> bool:
+        limit = self._max_connections
+        return self._run and (limit is None or len(self._connected) < limit)
+
+    def _admit(self, sock: Socket, peer: tuple[str, int]) -> None:
+        # In the accept thread: nothing here waits, and no user code runs.
+        engine = self._engine
+        assert engine is not None  # setup() made it before any acceptor
+        address = peer[:2]
+        connection = Connection(Stream(sock), self._protocol(), self._mailbox, self._recv_buffer)
+        client = Server_Client(sock, address, recv_buffer=self._recv_buffer, connection=connection)
+        dispatch = self._dispatch
+        connection.bind(
+            opened=partial(dispatch.connected, client),
+            deliver=partial(dispatch.deliver, client, connection),
+            ended=partial(self._ended, client),
+            leaving=partial(self._leaving, client, connection.stream),
+        )
+        handle = dispatch.handle_client
+        work = partial(dispatch.handle, handle, client) if handle is not None else None
+        engine.attach(connection, f"{address[0]}:{address[1]}", work)
+        with self._lock:
+            self._connected.add(client)
+            self.clients[address] = client
+        try:
+            engine.start(connection)
+        except RuntimeError as failure:  # no more threads
+            dispatch.journal.record(failure, f"cannot serve {address[0]}:{address[1]}")
+            self._leave(client)
+            connection.close()
+        if self._closed:  # close() may have looked before this client was there
+            connection.hang_up()
+
+    def _leaving(self, client: Server_Client, stream: Stream) -> None:
+        # Somebody hung up on this client. Its reader may be asleep in the socket until the client closes, too; if it
+        # does not, the reader is woken when the time for that is over.
+        self._leave(client)
+        if self._engine is not None and not self._closed:
+            self._engine.later(LINGER, stream.cut)
+
+    def _leave(self, client: Server_Client) -> None:
+        with self._lock:
+            self._connected.discard(client)
+            if self.clients.get(client.address) is client:  # else its address was used again already
+                del self.clients[client.address]
+        self._wake_acceptor()
+
+    def _ended(self, client: Server_Client) -> bool:
+        # The last hook of a connection. Gives True to keep the stream of a client that only finished sending.
+        self._leave(client)
+        ending = client.ending
+        if ending is not None and ending.kind == "protocol error" and ending.exception is not None:
+            self._dispatch.journal.record(ending.exception, f"{client!r} was dropped", level=logging.WARNING)
+        self._dispatch.disconnected(client)
+        polled = self._dispatch.on_receive is None and self._dispatch.handle_client is None
+        if ending is None or ending.kind != "peer closed" or not polled or self._engine is None:
+            return False
+        # Its last data may still be unpolled, and deserves an answer: the stream stays open until the program
+        # lets go of the client (Server_Client.__del__), but not for long.
+        self._engine.later(LINGER, partial(_close_if_there, weakref.ref(client._connection)))
+        return True
+
+
+def _close_if_there(reference: weakref.ref[Connection]) -> None:
+    connection = reference()
+    if connection is not None:
+        connection.close()
+
+
+def _hosts(ip: object) -> list[str] | None:
+    if ip is None:
+        return None
+    hosts = [ip] if isinstance(ip, str) else list(ip) if isinstance(ip, (list, tuple, set, frozenset)) else []
+    if not hosts or not all(isinstance(host, str) for host in hosts):
+        raise TypeError(f"ip must be an address such as '127.0.0.1', or a list of such, not {ip!r}")
+    return list(dict.fromkeys(hosts))

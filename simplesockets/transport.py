@@ -1,0 +1,412 @@
+"""The only user of sockets: listening, connecting, and the stream of a connection.
+
+Closing needs care, and every rule here comes from it:
+
+* ``close()`` on a socket does not wake a thread that is blocked in it, and the freed descriptor may become somebody
+  else's connection at once. So whoever wants to end a connection shuts it down; its reader wakes, and the reader
+  alone closes the socket, while it holds the write lock, so that no thread is inside.
+* Closing a socket with unread data, or data arriving after that, makes the kernel send a reset, which can destroy what
+  we sent last. So we end a connection by shutting down our sending side, and read on until the other end closes, for
+  a while (``Stream.drain``).
+
+Sockets are in blocking mode, since a timeout costs a second system call per read. ``receive_some`` and ``send_all``
+work in non-blocking mode, too, whoever set it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import threading
+import time
+from collections.abc import Sequence
+
+from .errors import BindError, ConnectionClosed, ResolveError
+from .timing import Deadline
+
+MIN_BACKLOG = 1024
+"""The kernel's queue of connections that nobody accepted yet is at least this long. A short one (the documented
+default is 5) makes a burst of clients wait for a second each; the system's own limit applies all the same."""
+
+_NO_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_HAS_POLL = hasattr(select, "poll")
+
+
+def wait_ready(sock: socket.socket, timeout: float | None, *, writable: bool = False) -> bool:
+    """Wait until the socket can be read (or written) without blocking; False when ``timeout`` seconds are over."""
+    if _HAS_POLL:
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT if writable else select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+    ready = select.select([] if writable else [sock], [sock] if writable else [], [], timeout)
+    return bool(ready[0] or ready[1])
+
+
+class Waker:
+    """A socket pair by which one thread wakes another that waits for readiness."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._lock = threading.Lock()  # protects the writer against being closed while used; the send cannot block
+
+    def wake(self) -> None:
+        """Make the reader's end readable. May be called by any thread, at any time."""
+        with self._lock, contextlib.suppress(OSError):
+            self._writer.send(b"\0")  # when the pair is full or closed there is nothing to do
+
+    def clear(self) -> None:
+        """Take all wake-ups that came so far."""
+        with contextlib.suppress(OSError):
+            self.reader.recv(4096)
+
+    def close(self) -> None:
+        """Free the pair."""
+        with self._lock:
+            self._writer.close()
+            self.reader.close()
+
+
+# ------------------------------------------------------------------------------------------------------ stream
+
+
+class Stream:
+    """A connected socket: bytes in, bytes out, and an orderly end.
+
+    One thread reads. Any thread may send, shut down or cut.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._write_lock = threading.Lock()  # one sender at a time; held across I/O, the only lock that is
+        with contextlib.suppress(OSError):  # not a TCP socket, or the peer has gone already
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the socket is closed."""
+        return self.socket.fileno() < 0
+
+    def receive_some(self, size: int) -> bytes:
+        """What is there, at most ``size`` bytes; waits for the first; empty at the end of the stream.
+
+        Raises:
+            BlockingIOError, TimeoutError: nothing is there, and the socket was put in non-blocking or timeout mode.
+            OSError: the connection broke.
+        """
+        return self.socket.recv(size)
+
+    def receive_waiting(self, size: int) -> bytes:
+        """What is there already, at most ``size`` bytes; never waits. Empty where there is nothing, also at the end
+        of the stream and after an error: the next read tells."""
+        try:
+            if not _NO_WAIT and not wait_ready(self.socket, 0):
+                return b""
+            return self.socket.recv(size, _NO_WAIT)
+        except OSError:
+            return b""
+
+    def at_end(self) -> bool:
+        """Whether the other end's stream is over and everything it sent was read. Never waits."""
+        try:
+            if not _NO_WAIT and not wait_ready(self.socket, 0):
+                return False
+            return not self.socket.recv(1, socket.MSG_PEEK | _NO_WAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def wait_readable(self, timeout: float | None) -> bool:
+        """Wait for data, the end of the stream or an error, ``timeout`` seconds at most."""
+        try:
+            return wait_ready(self.socket, timeout)
+        except (OSError, ValueError):  # closed in this moment: the next read tells
+            return True
+
+    def wait_hang_up(self, waker: Waker | None, timeout: float | None) -> bool:
+        """Wait, without reading, until the connection is cut or reset, or the waker woke this thread.
+
+        Returns:
+            Whether the connection is gone. A mere end of the stream is not noticed: data may stand before it.
+        """
+        if not _HAS_POLL:  # there is no way to ask but to read
+            waker_sockets = [waker.reader] if waker else []
+            select.select(waker_sockets, [], [self.socket], timeout)
+            return False
+        poll = select.poll()
+        poll.register(self.socket, 0)  # hang-up and error are reported all the same
+        if waker:
+            poll.register(waker.reader, select.POLLIN)
+        ready = poll.poll(None if timeout is None else timeout * 1000)
+        return any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in ready)
+
+    def send_all(self, data: bytes) -> None:
+        """Send everything; waits while the other end does not read. Any number of threads: each one's data stays
+        together.
+
+        Raises:
+            ConnectionClosed: it was closed on this side.
+            OSError: the connection broke.
+        """
+        with self._write_lock:
+            try:
+                sent = self.socket.send(data)
+            except (BlockingIOError, TimeoutError):
+                sent = 0
+            except OSError as failure:
+                raise self._named(failure) from failure
+            if sent < len(data):
+                self._send_rest(memoryview(data).cast("B"), sent)
+
+    def _send_rest(self, view: memoryview, sent: int) -> None:
+        while sent < len(view):
+            try:
+                wait_ready(self.socket, None, writable=True)
+                sent += self.socket.send(view[sent:])
+            except (BlockingIOError, TimeoutError):
+                continue
+            except (OSError, ValueError) as failure:
+                raise self._named(failure) from failure
+
+    def _named(self, failure: Exception) -> Exception:
+        if self.closed:
+            return ConnectionClosed("this connection was closed; connect again before you send")
+        return failure
+
+    def end_sending(self) -> None:
+        """Say goodbye: the other end sees the end of our stream after all that was sent. Reading goes on."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        """End both directions at once and wake every thread that is blocked in the socket."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def drain(self, deadline: Deadline) -> None:
+        """Read and discard until the other end closes too, or the time is over."""
+        with contextlib.suppress(OSError):
+            while self.wait_readable(deadline.left(time.monotonic())) and self.socket.recv(65536):
+                pass
+
+    def close(self) -> None:
+        """Free the socket. Only for the connection's reader, or when there is none."""
+        self.cut()  # a sender that is blocked wakes and lets go of the lock
+        with self._write_lock:
+            self.socket.close()
+
+
+# --------------------------------------------------------------------------------------------------- listening
+
+
+def check_port(port: object, *, zero: bool) -> None:
+    """Refuse what is no port number.
+
+    Raises:
+        TypeError, ValueError: naming the value and what to give instead.
+    """
+    lowest = 0 if zero else 1
+    hint = " (0 takes a free one)" if zero else ""
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise TypeError(f"the port must be a whole number, such as 25567, not {port!r}")
+    if not lowest <= port <= 65535:
+        raise ValueError(f"the port must be from {lowest} to 65535{hint}, not {port}")
+
+
+def check_buffer(size: object) -> None:
+    """Refuse what is no buffer size.
+
+    Raises:
+        TypeError, ValueError: naming the value and what to give instead.
+    """
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise TypeError(f"recv_buffer must be a whole number of bytes, such as 2048, not {size!r}")
+    if size < 1:
+        raise ValueError(f"recv_buffer must be at least 1 byte, not {size}")
+
+
+def resolve(host: str, port: int, *, passive: bool = False) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    """The addresses of a host name, IPv4 first when listening.
+
+    Raises:
+        ResolveError: there is none.
+    """
+    try:
+        flags = socket.AI_PASSIVE if passive else 0
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    except (socket.gaierror, UnicodeError) as failure:
+        code = failure.errno if isinstance(failure, socket.gaierror) else socket.EAI_NONAME
+        raise ResolveError(
+            code,
+            f"the host name {host!r} does not resolve to an address; check its spelling and the network, "
+            "or give an IP address such as '127.0.0.1'",
+        ) from failure
+    if passive:
+        found.sort(key=lambda info: info[0] != socket.AF_INET)
+    return [(info[0], info[4]) for info in found]  # type: ignore[misc]  # IPv6 addresses have four elements
+
+
+def listen(
+    host: str, port: int, backlog: int, *, only_ipv6: bool = False, sock: socket.socket | None = None
+) -> socket.socket:
+    """A listening, non-blocking socket.
+
+    Args:
+        host: an IP address of this machine, a name, or ``""`` for every IPv4 address.
+        port: 0 takes a free one.
+        backlog: how many connections may wait to be accepted (at least :data:`MIN_BACKLOG` are let).
+        only_ipv6: whether an IPv6 socket leaves IPv4 to another one.
+        sock: an unbound IPv4 socket to use, if the address is one of IPv4.
+
+    Raises:
+        ResolveError: the name does not resolve.
+        BindError: the address cannot be used.
+    """
+    family, address = (socket.AF_INET, ("", port)) if host == "" else resolve(host, port, passive=True)[0]
+    if sock is None or sock.family != family:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if hasattr(socket, "SO_REUSEPORT"):  # POSIX: there it only means not to wait for old connections to fade
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and only_ipv6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(max(backlog, MIN_BACKLOG))
+        sock.setblocking(False)
+    except OSError as failure:
+        sock.close()
+        raise BindError(failure.errno, _bind_advice(failure, host, port)) from failure
+    return sock
+
+
+def _bind_advice(failure: OSError, host: str, port: int) -> str:
+    advice = {
+        errno.EADDRINUSE: "the port is in use. Stop the program that uses it (another copy of this one?), "
+        "or choose another port; port=0 takes a free one",
+        errno.EADDRNOTAVAIL: "this machine does not have that address. Use '127.0.0.1' to be reached from this machine "
+        "only, '0.0.0.0' to be reached on all its addresses",
+        errno.EACCES: "that is not allowed. Ports below 1024 need privileges; choose a higher one",
+    }.get(failure.errno or 0, failure.strerror)
+    return f"cannot listen on {host or '0.0.0.0'}:{port}: {advice}"
+
+
+def listen_on(hosts: Sequence[str], port: int, backlog: int, sock: socket.socket | None = None) -> list[socket.socket]:
+    """Listening sockets on several addresses, all with the same port.
+
+    Raises:
+        ResolveError, BindError: see :func:`listen`; no socket is left open then.
+    """
+    tries = 20 if port == 0 and len(hosts) > 1 else 1  # a port that is free on one address may be taken on another
+    for left in reversed(range(tries)):
+        listeners: list[socket.socket] = []
+        try:
+            for host in hosts:
+                same_port = listeners[0].getsockname()[1] if listeners else port
+                listeners.append(listen(host, same_port, backlog, only_ipv6=len(hosts) > 1, sock=sock))
+                sock = None
+            return listeners
+        except (BindError, ResolveError) as failure:
+            for listener in listeners:
+                listener.close()
+            if not left or not isinstance(failure, BindError) or failure.errno != errno.EADDRINUSE:
+                raise
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def default_hosts() -> list[str]:
+    """Where a server listens that was not told: the host name's address and 127.0.0.1, or one where they are the
+    same, or 127.0.0.1 alone where the host name does not resolve (a second element ``""`` is never given)."""
+    try:
+        named = [address[0] for _, address in resolve(socket.gethostname(), 0) if ":" not in address[0]]
+    except ResolveError:
+        named = []
+    return list(dict.fromkeys([*named[:1], "127.0.0.1"]))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an IP address can be reached from this machine only."""
+    return host.startswith("127.") or host == "::1"
+
+
+# -------------------------------------------------------------------------------------------------- connecting
+
+
+class Dial:
+    """One attempt to connect, which another thread can abort.
+
+    Args:
+        host: an IP address or a name; all its addresses are tried in turn.
+        port: the port.
+        timeout: seconds for each address; None leaves it to the operating system (minutes).
+        sock: an unconnected IPv4 socket to use for the first IPv4 address.
+    """
+
+    def __init__(self, host: str, port: int, timeout: float | None, sock: socket.socket | None = None) -> None:
+        self._host = host
+        self._port = port
+        self._timeout = timeout
+        self._given = sock
+        self._lock = threading.Lock()  # protects the next two; not held while connecting
+        self._trying: socket.socket | None = None
+        self._aborted = False
+
+    def connect(self) -> socket.socket:
+        """The connected socket.
+
+        Raises:
+            ResolveError: the name does not resolve.
+            OSError: no address could be connected to.
+            ConnectionClosed: it was aborted.
+        """
+        failure: OSError | None = None
+        for family, address in resolve(self._host, self._port):
+            try:
+                return self._try(family, address)
+            except OSError as refused:
+                failure = refused
+            if self._aborted:
+                raise ConnectionClosed("connecting was ended by close()") from failure
+        assert failure is not None  # resolve() gives at least one address
+        raise failure
+
+    def abort(self) -> None:
+        """End the attempt: :meth:`connect` raises :class:`ConnectionClosed`."""
+        with self._lock:
+            self._aborted = True
+            if self._trying is not None:
+                with contextlib.suppress(OSError):
+                    self._trying.shutdown(socket.SHUT_RDWR)
+
+    def _try(self, family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
+        sock = self._socket(family)
+        wanted = sock.gettimeout()  # the program may have set one on a socket of its own
+        with self._lock:
+            self._trying = sock
+        try:
+            if wanted is None:
+                sock.settimeout(self._timeout)
+            if not self._aborted:
+                sock.connect(address)
+                if sock.getsockname() == sock.getpeername():  # TCP can connect a socket to itself on a free port
+                    raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens there")
+            sock.settimeout(wanted)
+            with self._lock:
+                self._trying = None
+                if self._aborted:
+                    raise ConnectionClosed("connecting was ended by close()")
+            return sock
+        except BaseException:
+            with self._lock:
+                self._trying = None
+            sock.close()
+            raise
+
+    def _socket(self, family: socket.AddressFamily) -> socket.socket:
+        if self._given is not None and family == self._given.family:
+            sock, self._given = self._given, None
+            return sock
+        return socket.socket(family, socket.SOCK_STREAM)
