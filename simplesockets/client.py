@@ -106,8 +106,8 @@ class TCPClient:
         self._mailbox = Mailbox(self._bell)
         self._dispatch = ClientDispatch(self._mailbox)
         self.event = ClientEvents(self._mailbox, ExceptionFlags(self._dispatch.journal))
-        self._engine = ThreadEngine("simplesockets-client")
-        self._lock = threading.Lock()  # protects what follows; never held across I/O or user code
+        self._engine: ThreadEngine | None = None
+        self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._connection: Connection | None = None
         self._dial: Dial | None = None
         self._unconnected: Socket | None = None
@@ -219,7 +219,6 @@ class TCPClient:
             connection.finish()
         else:
             connection.disconnect()
-            self._engine.later(LINGER, connection.stream.cut)
         return True
 
     def shutdown(self) -> None:
@@ -248,7 +247,9 @@ class TCPClient:
             unconnected.close()
         self._bell.close()
         self.disconnect()
-        busy = self._engine.close(deadline)
+        with self._lock:
+            engine, self._engine = self._engine, None
+        busy = engine.close(deadline) if engine is not None else []
         if busy:
             log.warning("close() left a thread behind that is busy in a callback: %s", ", ".join(busy))
 
@@ -315,6 +316,8 @@ class TCPClient:
     @on_receive.setter
     def on_receive(self, function: Callback | None) -> None:
         self._dispatch.set_on_receive(function)
+        if self._engine is not None:
+            self._engine.set_polled(function is None)
 
     def __repr__(self) -> str:
         host, port = self.Address
@@ -499,6 +502,9 @@ class TCPClient:
                 raise BusyError("another thread is connecting this client")
             given, self._unconnected = self._unconnected, None
             dial = self._dial = Dial(target[0], target[1], self._connect_timeout, given)
+            if self._engine is None:
+                self._engine = ThreadEngine(f"simplesockets-client-{target[0]}:{target[1]}", self._bell, shares=False)
+            self._engine.set_polled(self._dispatch.on_receive is None)
         self._bell.open()
         self.event._connected.clear()
         self.event._disconnected.clear()
@@ -516,7 +522,7 @@ class TCPClient:
             opened=_nothing,
             deliver=partial(self._dispatch.deliver, connection),
             ended=partial(self._ended, connection),
-            leaving=_nothing,
+            leaving=partial(self._leaving, connection.stream),
         )
         with self._lock:
             self._connection = connection
@@ -527,9 +533,14 @@ class TCPClient:
 
     def _start_reader(self, connection: Connection) -> None:
         with self._lock:
-            if self._autorecv and connection.turn(True):
+            if self._autorecv and self._engine is not None and connection.turn(True):
                 self._engine.attach(connection, "receiver")
                 self._engine.start(connection)
+
+    def _leaving(self, stream: Stream) -> None:
+        # The reader may be asleep in the socket until the server closes, too; if it does not, it is woken.
+        if self._engine is not None and not self._bell.closed:
+            self._engine.later(LINGER, stream.cut)
 
     def _lost(self, connection: Connection | None, failure: OSError | None) -> None:
         # A connection that nobody reads automatically turned out to be over. (A reader would notice by itself.)

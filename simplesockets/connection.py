@@ -22,13 +22,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol as Interface
 
 from .errors import ConnectionClosed, ProtocolError
 from .events import Ending
 from .mailbox import Mailbox
 from .protocol import Protocol, RawProtocol
 from .timing import Deadline
-from .transport import Stream, Waker
+from .transport import Stream
 
 JOIN_LIMIT = 1024 * 1024
 """Bytes: what is there after a full read is joined to it up to this size; that is one item of a raw stream."""
@@ -46,6 +47,16 @@ class Step(enum.Enum):
     PAUSED = "wait until the mailbox has room"
     STOPPED = "the program turned reading off"
     DONE = "finish"
+
+
+_MORE, _NOTHING, _PAUSED, _DONE = Step.MORE, Step.NOTHING, Step.PAUSED, Step.DONE  # looked up once
+
+
+class Wakeable(Interface):
+    """Whatever an engine wants to be woken by."""
+
+    def wake(self) -> None:
+        """There is room again, or the connection is closing."""
 
 
 class Connection:
@@ -66,12 +77,16 @@ class Connection:
         self.closing = False
         self.kept = False  # the last hook wanted the stream to stay open for sending; somebody else closes it
         self.ending: Ending | None = None
-        self.waker: Waker | None = None  # set by an engine while it waits for room
+        self.took = 0.0  # seconds that dispatching took in the latest step
+        self.waker: Wakeable | None = None  # set by an engine: told when there is room again, or closing begins
         self._protocol = protocol
         self._raw = isinstance(protocol, RawProtocol)
+        self._read: Callable[[int], bytes] = stream.receive_some
         self._read_size = recv_buffer
         self._inbox: deque[bytes] = deque()  # items that were read but not delivered; they come before all others
-        self._reader_lock = threading.Lock()  # protects who reads (thread, reading); never held across I/O or user code
+        self._reader_lock = (
+            threading.RLock()
+        )  # protects who reads; never held across I/O or user code
         self._dispatching = False
         self._unended = [True]  # who pops it runs the ended hook
         self._goodbye = Deadline(None, 0.0)
@@ -111,26 +126,32 @@ class Connection:
     def step(self) -> Step:
         """Read what is there (waiting for it, if the socket is in blocking mode), feed it, dispatch the items."""
         if self.closing:
-            return Step.DONE
+            return _DONE
         data = None
         if not self._inbox or not self.reading:
             try:
-                data = self._receive()
+                data = self._read(self._read_size)
             except (BlockingIOError, TimeoutError):
-                return Step.NOTHING
+                return _NOTHING
             except OSError as failure:
                 self.note_ending("reset", failure)
-                return Step.DONE
+                return _DONE
         self._dispatching = True
+        began = time.perf_counter()
         try:
-            return Step.DONE if self.closing else self._dispatch(data)
+            if self.closing:
+                return _DONE
+            if data and self._raw and len(data) < self._read_size and self.reading and not self._inbox:
+                return _PAUSED if self._deliver(data) else _MORE  # the short way of nearly all
+            return self._dispatch(data)
         except ProtocolError as failure:
             self.note_ending("protocol error", failure)
-            return Step.DONE
+            return _DONE
         except OSError as failure:  # from sending what the protocol had to say
             self.note_ending("reset", failure)
-            return Step.DONE
+            return _DONE
         finally:
+            self.took = time.perf_counter() - began
             self._dispatching = False
 
     def finish(self) -> None:
@@ -156,6 +177,10 @@ class Connection:
         with self._reader_lock:
             self.reading = reading
             return reading and self.thread is None and not self.over
+
+    def share(self, shared: bool) -> None:
+        """From now on other threads than the reader step, which must not wait (or not any more)."""
+        self._read = self.stream.receive_now if shared else self.stream.receive_some
 
     def resume(self) -> None:
         """There is room in the mailbox again, or no need of it any more."""
@@ -249,13 +274,6 @@ class Connection:
     def _unbind(self) -> None:
         self.bind(_no_hook, _no_delivery, _no_hook, _no_hook)
 
-    def _receive(self) -> bytes:
-        size = self._read_size
-        data = self.stream.receive_some(size)
-        if len(data) < size:
-            return data
-        return self._join(data)
-
     def _join(self, data: bytes) -> bytes:
         # A full read: more is there, most likely. Big messages follow big messages, so read big from now on.
         self._read_size = max(self._read_size, BIG_READ)
@@ -270,6 +288,8 @@ class Connection:
         return b"".join(parts) if len(parts) > 1 else data
 
     def _dispatch(self, data: bytes | None) -> Step:
+        if data is not None and len(data) >= self._read_size:
+            data = self._join(data)
         if not self.reading:
             return self._keep(data or b"")
         full = False
@@ -324,7 +344,9 @@ class Connection:
             if self._raw and size is not None:
                 data = self.stream.receive_some(size)
             else:
-                data = self._receive()
+                data = self.stream.receive_some(self._read_size)
+                if len(data) >= self._read_size:
+                    data = self._join(data)
             if not data:
                 self.note_ending("peer closed")
                 self._inbox.extend(self._protocol.feed_eof())

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .events import EXCEPTION, Address, ClientAddress, ExceptionList, ExceptionRecord, ReceivedBytes, ReceivedItem
+from .events import EXCEPTION, ClientAddress, ExceptionList, ExceptionRecord, ReceivedBytes, ReceivedItem
 from .mailbox import Bell, EventQueue, Flag, Mailbox, Pausable, is_own_thread
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Journal:
         self.records = ExceptionList()
         self._events = events
         self._bell = bell
-        self._lock = threading.Lock()  # protects the records; never held across I/O, logging or user code
+        self._lock = threading.RLock()  # protects the records; never held across I/O, logging or user code
 
     def record(self, failure: BaseException, doing: str, *, level: int = logging.ERROR) -> None:
         """Keep an exception and log that it occurred while ``doing`` something.
@@ -47,7 +47,7 @@ class Journal:
         text = "".join(traceback.format_exception(type(failure), failure, failure.__traceback__))
         with self._lock:
             self.records.add(ExceptionRecord(failure, text))
-            self._events.add_once(EXCEPTION)
+            self._events.happened_once(EXCEPTION)
         self.occurred.set()
         shown = failure if level >= logging.ERROR else None
         log.log(level, "%s: %s: %s", doing, type(failure).__name__, failure, exc_info=shown)
@@ -137,18 +137,6 @@ def overridden(instance: object, base: type, name: str) -> Callback | None:
     return method
 
 
-Receive = Callable[["Server_Client", Address, bytes, float], object]
-"""An adapter: calls ``on_receive`` with as many arguments as it takes. The last argument is the time."""
-
-
-def _adapt_receive(function: Callback, count: int) -> Receive:
-    if count == 3:
-        return lambda client, address, data, stamp: function(client, address, data)
-    if count == 2:
-        return lambda client, address, data, stamp: function(client, ReceivedBytes(data, stamp, client))
-    return lambda client, address, data, stamp: function(ReceivedBytes(data, stamp, client))
-
-
 class Dispatch:
     """Common to both sides: the mailbox, the journal, and a guarded way to call the program."""
 
@@ -177,14 +165,11 @@ class Dispatch:
             raise failure
         self.journal.record(failure, f"exception in {doing}")
 
-    def has_room_for_copy(self, source: Pausable) -> bool:
-        """Whether to keep what a callback gets for polling, too. Says so, once, when there is no room any more."""
-        if self.mailbox.has_room(source):
-            return True
+    def no_room_for_copy(self) -> None:
+        """What a callback gets is not kept for polling any more. Says so, once."""
         if not self._told_full:
             self._told_full = True
             log.info("on_receive gets everything; the copies kept for return_recved_data() reached their limit")
-        return False
 
 
 class ServerDispatch(Dispatch):
@@ -192,7 +177,7 @@ class ServerDispatch(Dispatch):
 
     def __init__(self, mailbox: Mailbox) -> None:
         super().__init__(mailbox)
-        self._receive: Receive | None = None
+        self._receive_arity = 3
         self.handle_client: Callback | None = None
         self._handle_arity = 2
 
@@ -210,11 +195,9 @@ class ServerDispatch(Dispatch):
 
     def set_on_receive(self, function: Callback | None) -> None:
         """Check and assign; see :func:`arity`."""
-        adapter = None
         if function is not None:
             forms = {3: "client_socket, address, data", 2: "client, received", 1: "data"}
-            adapter = _adapt_receive(function, arity("on_receive", function, forms))
-        self._receive = adapter
+            self._receive_arity = arity("on_receive", function, forms)
         self.on_receive = function
 
     def set_handle_client(self, function: Callback | None) -> None:
@@ -225,14 +208,21 @@ class ServerDispatch(Dispatch):
 
     def deliver(self, client: Server_Client, source: Pausable, data: bytes) -> bool:
         """Hand an item over. Returns whether the source has to pause until it was polled."""
-        stamp = time.time()
-        receive = self._receive
+        receive = self.on_receive
+        mailbox = self.mailbox
         if receive is None:
-            return self.mailbox.put(source, ReceivedItem(client, client.address, data, stamp), len(data))
-        if self.has_room_for_copy(source):
-            self.mailbox.put(source, ReceivedItem(client, client.address, data, stamp), len(data))
+            return mailbox.put(source, ReceivedItem.make(client, client.address, data, time.time()), len(data))
+        if mailbox.has_room_for_copies():
+            mailbox.put(source, ReceivedItem.make(client, client.address, data, time.time()), len(data))
+        else:
+            self.no_room_for_copy()
         try:
-            receive(client, client.address, data, stamp)
+            if self._receive_arity == 3:
+                receive(client, client.address, data)
+            elif self._receive_arity == 2:
+                receive(client, ReceivedBytes(data, time.time(), client))
+            else:
+                receive(ReceivedBytes(data, time.time(), client))
         except BaseException as failure:
             self.caught(failure, "on_receive")
         return False
@@ -280,8 +270,10 @@ class ClientDispatch(Dispatch):
         function = self.on_receive
         if function is None:
             return self.mailbox.put(source, item, len(data))
-        if self.has_room_for_copy(source):
+        if self.mailbox.has_room_for_copies():
             self.mailbox.put(source, item, len(data))
+        else:
+            self.no_room_for_copy()
         try:
             function(item)
         except BaseException as failure:

@@ -18,12 +18,19 @@ from collections.abc import Callable, Iterable, Sequence
 
 from .connection import Connection, Step
 from .dispatch import Journal, log
-from .mailbox import mark_own_thread
+from .leader import ParkingLot
+from .mailbox import Bell, mark_own_thread
 from .timing import Backoff, Deadline
 from .transport import Waker
 
 LINGER_AT_CLOSE = 0.5
 """Seconds of a ``close()`` that the other ends have to close too, before they are cut."""
+FIRST_STEPS = 4
+"""Steps of a connection before it is parked (see leader.py): one that comes and goes is not worth it."""
+SLOW_STEPS = 64
+"""Steps that one whose callback was slow stays out for; twice as many the next time …"""
+MOST_STEPS = 4096
+"""… and so many at most."""
 
 
 class Timers:
@@ -76,11 +83,15 @@ class ThreadEngine:
 
     Args:
         name: begins the names of the threads.
+        bell: of the server or client whose connections these are.
+        shares: whether connections with callbacks are parked, too, as those that are polled are (see leader.py).
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, bell: Bell, *, shares: bool) -> None:
         self._name = name
-        self._lock = threading.Lock()  # protects _live; never held across I/O or user code
+        self._shares = shares
+        self._lot = ParkingLot(name, bell)
+        self._lock = threading.RLock()  # protects _live; never held across I/O or user code
         self._live: dict[threading.Thread, Connection] = {}
         self._timers = Timers(name)
 
@@ -132,8 +143,16 @@ class ThreadEngine:
             self._forget(threading.current_thread())
 
     def _read(self, connection: Connection) -> bool:
+        # Gives whether the program turned reading off; else the connection ended.
+        alone, penalty = FIRST_STEPS, SLOW_STEPS
         while True:
-            step = connection.step()
+            if alone > 0 or not (self._shares or self._lot.polled):
+                step = connection.step()
+                alone -= 1
+            else:
+                step = self._lot.park(connection)
+                if step is Step.MORE:  # it was too slow for company
+                    alone, penalty = penalty, min(2 * penalty, MOST_STEPS)
             if step is Step.MORE:
                 continue
             if step is Step.DONE:
@@ -144,6 +163,11 @@ class ThreadEngine:
                 connection.stream.wait_readable(None)
             elif connection.leave():
                 return True
+
+    def set_polled(self, polled: bool) -> None:
+        """Whether items go to the mailbox and nowhere else from now on."""
+        self._lot.polled = polled
+        self._lot.wake()
 
     def _wait_for_room(self, connection: Connection) -> None:
         waker = None
@@ -175,12 +199,13 @@ class ThreadEngine:
             live = dict(self._live)
         for connection in live.values():
             connection.hang_up()
+        self._lot.close()
         left = deadline.left(time.monotonic())
         grace = LINGER_AT_CLOSE if left is None else min(LINGER_AT_CLOSE, left / 2)
         if join(live, Deadline(grace, time.monotonic())):
             for connection in live.values():
                 connection.stream.cut()
-        busy = join(live, deadline)
+        busy = join([*live, *self._lot.workers()], deadline)
         self._timers.close(deadline.left(time.monotonic()))
         return busy
 

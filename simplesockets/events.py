@@ -152,6 +152,9 @@ class ReceivedBytes(bytes, Socket_Response):
         return bytes, (bytes(self),)  # a socket cannot travel in a pickle; the content can
 
 
+_new_tuple = tuple.__new__
+
+
 class ReceivedItem(tuple[object, ...], Socket_Response):
     """One received item on the server: the tuple ``(client_socket, address, data)``, with 0.4's attributes."""
 
@@ -184,6 +187,13 @@ class ReceivedItem(tuple[object, ...], Socket_Response):
     __len__ = tuple.__len__
     __getitem__ = tuple.__getitem__
     __str__ = tuple.__str__
+
+    @staticmethod
+    def make(client: Server_Client, address: Address, data: bytes, stamp: float) -> ReceivedItem:
+        """The same as the constructor, in half the time: one is made per message."""
+        item = _new_tuple(ReceivedItem, (client, address, data))
+        item._stamp = stamp
+        return item
 
     def __reduce__(self) -> tuple[type[tuple[object, ...]], tuple[tuple[object, ...]]]:
         return tuple, ((None, *self[1:]),)  # a socket cannot travel in a pickle

@@ -23,10 +23,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from datetime import datetime
 from typing import Protocol, SupportsIndex, TypeVar
 
-from .events import RECEIVED, Event, ReceivedBytes, ReceivedItem
+from .events import EXCEPTION, RECEIVED, Event, ReceivedBytes, ReceivedItem
 from .timing import Deadline
 
 QUICK = 50e-6
@@ -64,8 +65,12 @@ class _Poller:
         self.gate = threading.Lock()  # what the thread sleeps on; locked all the time but for a wake-up
         self.gate.acquire()
 
-    def wait(self, bells: Iterable[Bell], timeout: float | None, ready: Callable[[], bool]) -> None:
+    def wait(self, bells: Collection[Bell], timeout: float | None, ready: Callable[[], bool]) -> None:
         """Sleep until a bell rings, unless it is ``ready`` already, for ``timeout`` seconds at most."""
+        if len(bells) == 1:
+            (bell,) = bells
+            if bell.leader is not None and bell.leader.lead(timeout, ready):
+                return
         self.gate.acquire(blocking=False)  # forget a ring that came after the last sleep
         for bell in bells:
             bell.waiting.add(self.gate)
@@ -98,17 +103,32 @@ def is_own_thread() -> bool:
     return _this_thread().ours
 
 
+class Leader(Protocol):
+    """Lets a thread that would only wait read from the connections meanwhile (see leader.py)."""
+
+    waiting: bool
+
+    def lead(self, timeout: float | None, ready: Callable[[], bool]) -> bool:
+        """Read until something came, for ``timeout`` seconds at most; False, at once, if another thread does."""
+
+    def wake(self) -> None:
+        """End the waiting of the thread that leads."""
+
+
 class Bell:
     """Wakes the threads that wait for something to happen at one server or client."""
 
-    __slots__ = ("closed", "waiting")
+    __slots__ = ("closed", "leader", "waiting")
 
     def __init__(self) -> None:
         self.closed = False
         self.waiting: set[threading.Lock] = set()
+        self.leader: Leader | None = None
 
     def ring(self) -> None:
         """Wake everybody who waits. Cheap when nobody does."""
+        if self.leader is not None and self.leader.waiting:
+            self.leader.wake()
         if self.waiting:
             for gate in tuple(self.waiting):
                 try:
@@ -193,8 +213,11 @@ class Flag:
             reads.clear()
         count = reads[self] = reads.get(self, 0) + 1
         if count > SPIN_READS:
-            bells = {flag._bell for flag in reads}
-            thread.wait(bells, LONGEST_WAIT, lambda: any(flag._value for flag in reads))
+            if len(reads) == 1:  # by far the most frequent case, worth its own line
+                thread.wait((self._bell,), LONGEST_WAIT, lambda: self._value)
+            else:
+                bells = {flag._bell for flag in reads}
+                thread.wait(bells, LONGEST_WAIT, lambda: any(flag._value for flag in reads))
         thread.last_read = time.perf_counter()
         return self._value
 
@@ -211,14 +234,31 @@ class EventQueue:
 
     def __init__(self, bell: Bell | None = None) -> None:
         self._bell = Bell() if bell is None else bell
-        self._lock = threading.Lock()  # protects _events; never held across I/O or user code
+        self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._events: list[Event] = []
+        self._data_since: float | None = None  # a pending RECEIVED, newest of all; made an Event when one is asked for
+
+    def data_came(self) -> None:
+        """Received data is pending, from now on. The caller rings."""
+        self._data_since = time.time()
+
+    def data_gone(self) -> None:
+        """All received data was fetched."""
+        self._data_since = None
+        if self._events:
+            self.clear_name(RECEIVED)
+
+    def _settle(self) -> list[Event]:
+        since, self._data_since = self._data_since, None
+        if since is not None and RECEIVED not in self._events:
+            self._events.append(Event(RECEIVED, datetime.fromtimestamp(since)))
+        return self._events
 
     @property
     def events(self) -> list[Event]:
         """The pending events (a copy)."""
         with self._lock:
-            return list(self._events)
+            return list(self._settle())
 
     def happened(self, event: Event) -> None:
         """Append an event and wake who awaits one.
@@ -229,50 +269,46 @@ class EventQueue:
         if not isinstance(event, Event):
             raise TypeError(f"happened() takes an Event, not {type(event).__name__}; make one with Event({event!r})")
         with self._lock:
-            self._events.append(event)
-            if len(self._events) > EVENTS_KEPT:
-                self._drop_one()
+            events = self._settle()
+            events.append(event)
+            if len(events) > EVENTS_KEPT:
+                del events[next((i for i, old in enumerate(events) if old not in (RECEIVED, EXCEPTION)), 0)]
         self._bell.ring()
 
-    def add_once(self, event: Event) -> None:
-        """Append an event, with the time of now, unless one of that name is pending. The caller rings."""
+    def happened_once(self, event: Event) -> None:
+        """Append an event, with the time of now, unless one of that name is pending."""
         with self._lock:
-            if event not in self._events:
-                self._events.append(event.copy())
-
-    def _drop_one(self) -> None:
-        names = (RECEIVED, "--EXCEPTION--")
-        oldest = next((i for i, event in enumerate(self._events) if event not in names), 0)
-        del self._events[oldest]
+            if event not in self._settle():
+                self.happened(event.copy())
 
     def first_event(self, pop: bool = True) -> Event | None:
         """The oldest event, taken out of the queue if ``pop``; None if there is none."""
         with self._lock:
-            if not self._events:
+            events = self._settle()
+            if not events:
                 return None
-            return self._events.pop(0) if pop else self._events[0]
+            return events.pop(0) if pop else events[0]
 
     def clear(self) -> None:
         """Forget all events."""
         with self._lock:
-            self._events.clear()
+            self._settle().clear()
 
     def clear_name(self, name: str) -> None:
         """Forget all events of that name."""
-        if not self._events:
-            return
         with self._lock:
-            self._events[:] = [event for event in self._events if event != name]
+            events = self._settle()
+            events[:] = [event for event in events if event != name]
 
     def remove(self, event: Event) -> None:
         """Forget the oldest event of that name."""
         with self._lock:
-            self._events.remove(event)
+            self._settle().remove(event)
 
     def pop(self, index: int) -> Event:
         """Take out the event at that place."""
         with self._lock:
-            return self._events.pop(index)
+            return self._settle().pop(index)
 
     def await_event(self, timeout: float | None = None) -> bool:
         """Wait until an event is pending. ``timeout`` is in milliseconds; None is for ever."""
@@ -295,7 +331,7 @@ class EventQueue:
         return self._bell.wait_for(self.first_event, timeout / 1000 or None)
 
     def __len__(self) -> int:
-        return len(self._events)
+        return len(self.events)
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self.events)
@@ -354,13 +390,17 @@ class Mailbox:
                 self._paused.add(source)
             if not self.new_data._value:
                 self.new_data._value = True
-                self.events.add_once(RECEIVED)
+                self.events.data_came()
         self.bell.ring()
         return full
 
     def has_room(self, source: Pausable) -> bool:
         """Whether nothing of the source would have to wait."""
         return self._total < self.total_mark and self._held.get(source, 0) < self.client_mark
+
+    def has_room_for_copies(self) -> bool:
+        """Whether to keep what a callback gets as well. All of it together gets as much room as one client."""
+        return self._total < self.client_mark
 
     def is_paused(self, source: Pausable) -> bool:
         """Whether the source still has to wait."""
@@ -382,7 +422,7 @@ class Mailbox:
             self._total = 0
             resumed, self._paused = self._paused, set()
             self.new_data.clear()
-            self.events.clear_name(RECEIVED)
+            self.events.data_gone()
         for source in resumed:
             source.resume()
         return items
@@ -403,7 +443,7 @@ class Mailbox:
             self._paused -= resumed
             if not self._items:
                 self.new_data.clear()
-                self.events.clear_name(RECEIVED)
+                self.events.data_gone()
         for source in resumed:
             source.resume()
         return item

@@ -86,7 +86,7 @@ class Server_Client:
             ConnectionError: the connection is closed or broke.
             TypeError: the data is of another type.
         """
-        content = to_bytes(data)
+        content = data if type(data) is bytes else to_bytes(data)
         self._connection.send(content)
         return len(content)
 
@@ -224,7 +224,7 @@ class TCPServer:
         self._dispatch = ServerDispatch(self._mailbox)
         self.event = ServerEvents(self, self._mailbox, ExceptionFlags(self._dispatch.journal))
         self.clients: ClientTable[Server_Client] = ClientTable()
-        self._lock = threading.Lock()  # protects what follows and clients; never held across I/O or user code
+        self._lock = threading.RLock()  # protects what follows and clients; never held across I/O or user code
         self._connected: set[Server_Client] = set()
         self._acceptor: Acceptor | None = None
         self._engine: ThreadEngine | None = None
@@ -296,7 +296,8 @@ class TCPServer:
             self._protocol = protocol
             self._run = self._killed = self._closed = False
             name = f"simplesockets-server-{self._addresses[0][1]}"
-            self._engine = ThreadEngine(name)
+            self._engine = ThreadEngine(name, self._bell, shares=True)
+            self._engine.set_polled(self._dispatch.on_receive is None)
         self._bell.open()
         if hosts is None:
             self._warn_if_reachable()
@@ -475,6 +476,8 @@ class TCPServer:
     @on_receive.setter
     def on_receive(self, function: Callback | None) -> None:
         self._dispatch.set_on_receive(function)
+        if self._engine is not None:
+            self._engine.set_polled(function is None)
 
     def __repr__(self) -> str:
         where = ", ".join(f"{host}:{port}" for host, port in self._addresses) or "not set up"

@@ -51,7 +51,7 @@ class Waker:
         self.reader, self._writer = socket.socketpair()
         self.reader.setblocking(False)
         self._writer.setblocking(False)
-        self._lock = threading.Lock()  # protects the writer against being closed while used; the send cannot block
+        self._lock = threading.RLock()  # protects the writer against being closed while used; the send cannot block
 
     def wake(self) -> None:
         """Make the reader's end readable. May be called by any thread, at any time."""
@@ -81,7 +81,13 @@ class Stream:
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
-        self._write_lock = threading.Lock()  # one sender at a time; held across I/O, the only lock that is
+        self.receive_some = sock.recv
+        """``receive_some(size)``: what is there, at most ``size`` bytes; waits for the first; empty at the end of the
+        stream. Raises BlockingIOError or TimeoutError if the program put the socket in a mode in which reading does
+        not wait, OSError if the connection broke."""
+        self._send = sock.send
+        # One sender at a time; held across I/O, the only lock that is.
+        self._write_lock = threading.RLock()
         with contextlib.suppress(OSError):  # not a TCP socket, or the peer has gone already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -90,14 +96,9 @@ class Stream:
         """Whether the socket is closed."""
         return self.socket.fileno() < 0
 
-    def receive_some(self, size: int) -> bytes:
-        """What is there, at most ``size`` bytes; waits for the first; empty at the end of the stream.
-
-        Raises:
-            BlockingIOError, TimeoutError: nothing is there, and the socket was put in non-blocking or timeout mode.
-            OSError: the connection broke.
-        """
-        return self.socket.recv(size)
+    def receive_now(self, size: int) -> bytes:
+        """As :attr:`receive_some`, but it never waits: BlockingIOError where nothing is there."""
+        return self.socket.recv(size, _NO_WAIT)
 
     def receive_waiting(self, size: int) -> bytes:
         """What is there already, at most ``size`` bytes; never waits. Empty where there is nothing, also at the end
@@ -152,15 +153,17 @@ class Stream:
             ConnectionClosed: it was closed on this side.
             OSError: the connection broke.
         """
-        with self._write_lock:
-            try:
-                sent = self.socket.send(data)
-            except (BlockingIOError, TimeoutError):
-                sent = 0
-            except OSError as failure:
-                raise self._named(failure) from failure
+        self._write_lock.acquire()  # a with statement would take as long as all the rest of this
+        try:
+            sent = self._send(data)
             if sent < len(data):
-                self._send_rest(memoryview(data).cast("B"), sent)
+                self._send_rest(memoryview(data), sent)
+        except (BlockingIOError, TimeoutError):
+            self._send_rest(memoryview(data), 0)
+        except OSError as failure:
+            raise self._named(failure) from failure
+        finally:
+            self._write_lock.release()
 
     def _send_rest(self, view: memoryview, sent: int) -> None:
         while sent < len(view):
@@ -350,7 +353,7 @@ class Dial:
         self._port = port
         self._timeout = timeout
         self._given = sock
-        self._lock = threading.Lock()  # protects the next two; not held while connecting
+        self._lock = threading.RLock()  # protects the next two; not held while connecting
         self._trying: socket.socket | None = None
         self._aborted = False
 

@@ -1,0 +1,424 @@
+/* The benchmarks' load generator: one thread, epoll, one JSON object on standard output.
+
+     loadgen echo PORT CLIENTS BYTES SECONDS WARMUP   round trips; each client keeps one message under way
+     loadgen rate PORT BYTES SECONDS                  connect, one round trip, close: one after the other
+     loadgen bulk PORT BLOCK TOTAL SECONDS            push TOTAL bytes, wait for the one byte that says they arrived
+     loadgen serve                                    an echo server: prints its port, ends with its standard input
+
+   Everything is bounded in time and count, and only the loopback interface is ever used. loadgen.py has the same command
+   line and the same output, for machines without a C compiler or without epoll; it is too slow to tell fast servers apart.
+   Exit status: 0 measured, 1 could not measure (the reason is on standard error), 2 wrong arguments. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CONNECT_SECONDS 5.0       /* how long a connection is tried again */
+#define ANSWER_SECONDS 5          /* how long a blocking call waits for the server */
+#define GRACE_SECONDS 30          /* past the asked for duration, after which an alarm ends the process */
+#define SERVE_SECONDS 3600        /* the longest life of `serve` */
+#define MAX_SAMPLES (8u << 20)    /* latencies kept; a run that fills them ends there */
+#define MAX_CYCLES 25000          /* of `rate`: each leaves a port in TIME_WAIT, and those run out */
+#define LETTERS 26                /* clients send different letters, so that answers to somebody else are noticed */
+#define CHUNK (256 * 1024)
+#define EVENTS 256
+
+struct client {
+    int fd; /* -1 once it is given up */
+    char letter;
+    int waits_to_write;
+    size_t sent, received;
+    double started;
+    long answered;
+};
+
+static struct {
+    float *microseconds;
+    size_t count;
+    long errors;
+} result;
+
+static char chunk[CHUNK];
+
+static void fail(int status, const char *format, ...) {
+    va_list values;
+    va_start(values, format);
+    fputs("loadgen: ", stderr);
+    vfprintf(stderr, format, values);
+    fputc('\n', stderr);
+    va_end(values);
+    exit(status);
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void nap(double seconds) {
+    struct timespec t = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
+    nanosleep(&t, NULL);
+}
+
+static void *allocate(size_t count, size_t size) {
+    void *memory = calloc(count, size);
+    if (memory == NULL) fail(1, "out of memory");
+    return memory;
+}
+
+/* Arguments. */
+
+static long whole(const char *name, const char *text, long least, long most) {
+    char *end;
+    errno = 0;
+    long value = strtol(text, &end, 10);
+    if (errno || *text == '\0' || *end != '\0' || value < least || value > most)
+        fail(2, "%s is a whole number from %ld to %ld, not '%s'", name, least, most, text);
+    return value;
+}
+
+static double seconds_of(const char *name, const char *text) {
+    char *end;
+    double value = strtod(text, &end);
+    if (*text == '\0' || *end != '\0' || !(value >= 0 && value <= 3600))
+        fail(2, "%s is a number of seconds from 0 to 3600, not '%s'", name, text);
+    return value;
+}
+
+/* Samples. */
+
+static void keep_sample(double seconds) {
+    if (result.count < MAX_SAMPLES) result.microseconds[result.count++] = (float)(seconds * 1e6);
+}
+
+static int compare(const void *left, const void *right) {
+    float a = *(const float *)left, b = *(const float *)right;
+    return (a > b) - (a < b);
+}
+
+static double percentile(double fraction) {
+    if (result.count == 0) return -1;
+    return result.microseconds[(size_t)((double)(result.count - 1) * fraction)];
+}
+
+static void print_samples(double seconds) {
+    qsort(result.microseconds, result.count, sizeof(float), compare);
+    printf("\"seconds\": %.4f, \"count\": %zu, \"per_second\": %.2f, ", seconds, result.count,
+           (double)result.count / seconds);
+    printf("\"p50_us\": %.1f, \"p99_us\": %.1f, \"errors\": %ld}\n", percentile(.5), percentile(.99), result.errors);
+}
+
+/* Connections. */
+
+static void set_timeouts(int fd) {
+    struct timeval limit = {ANSWER_SECONDS, 0};
+    int one = 1;
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit); /* bounds connect() as well */
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+static int try_connect(int port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) fail(1, "socket: %s", strerror(errno));
+    set_timeouts(fd);
+    if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) return fd;
+    int reason = errno;
+    close(fd);
+    errno = reason;
+    return -1;
+}
+
+/* The server may still be about to listen, or its backlog be full: try until it is certain that it will not work. */
+static int connect_to(int port) {
+    double deadline = now() + CONNECT_SECONDS;
+    for (;;) {
+        int fd = try_connect(port);
+        if (fd >= 0) return fd;
+        if (now() > deadline) fail(1, "connect to port %d: %s", port, strerror(errno));
+        nap(0.02);
+    }
+}
+
+/* echo: round trips of many clients. */
+
+static struct {
+    int epoll;
+    size_t size;             /* of a message */
+    char *letters[LETTERS];  /* a whole message of each letter */
+    char *expected[LETTERS]; /* a chunk of each letter, to compare what arrives with */
+    struct client *clients;
+    long alive;
+} echo;
+
+static void watch(struct client *client, int operation, long index) {
+    struct epoll_event event = {.events = EPOLLIN | (client->waits_to_write ? EPOLLOUT : 0)};
+    event.data.u64 = (uint64_t)index;
+    if (epoll_ctl(echo.epoll, operation, client->fd, &event)) fail(1, "epoll_ctl: %s", strerror(errno));
+}
+
+static void give_up(struct client *client) {
+    close(client->fd); /* leaves the epoll set with that */
+    client->fd = -1;
+    result.errors++;
+    echo.alive--;
+}
+
+static void send_rest(struct client *client) {
+    const char *message = echo.letters[client->letter - 'a'];
+    while (client->sent < echo.size) {
+        size_t left = echo.size - client->sent;
+        ssize_t n = send(client->fd, message + client->sent, left, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
+        if (n < 0) {
+            give_up(client);
+            return;
+        }
+        client->sent += (size_t)n;
+    }
+    int waits = client->sent < echo.size;
+    if (waits != client->waits_to_write) {
+        client->waits_to_write = waits;
+        watch(client, EPOLL_CTL_MOD, client - echo.clients);
+    }
+}
+
+static void start_message(struct client *client) {
+    client->sent = client->received = 0;
+    client->started = now();
+    send_rest(client);
+}
+
+static void receive_some(struct client *client) {
+    ssize_t n = recv(client->fd, chunk, sizeof chunk, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    int theirs = n > 0 && memcmp(chunk, echo.expected[client->letter - 'a'], (size_t)n) == 0;
+    if (!theirs || client->received + (size_t)n > client->sent) { /* closed, not theirs, or more than was sent */
+        give_up(client);
+        return;
+    }
+    client->received += (size_t)n;
+    if (client->received < echo.size) return;
+    keep_sample(now() - client->started);
+    client->answered++;
+    start_message(client);
+}
+
+static void serve_events(void) {
+    struct epoll_event events[EVENTS];
+    int count = epoll_wait(echo.epoll, events, EVENTS, 50);
+    for (int i = 0; i < count; i++) {
+        struct client *client = &echo.clients[events[i].data.u64];
+        if (client->fd >= 0 && events[i].events & EPOLLOUT) send_rest(client);
+        if (client->fd >= 0 && events[i].events & ~(uint32_t)EPOLLOUT) receive_some(client);
+    }
+}
+
+static void run_until(double deadline) {
+    while (now() < deadline && echo.alive > 0 && result.count < MAX_SAMPLES) serve_events();
+}
+
+static void prepare_messages(void) {
+    for (int i = 0; i < LETTERS; i++) {
+        echo.letters[i] = allocate(echo.size, 1);
+        echo.expected[i] = allocate(CHUNK, 1);
+        memset(echo.letters[i], 'a' + i, echo.size);
+        memset(echo.expected[i], 'a' + i, CHUNK);
+    }
+}
+
+static void connect_clients(int port, long count) {
+    echo.epoll = epoll_create1(EPOLL_CLOEXEC);
+    echo.clients = allocate((size_t)count, sizeof(struct client));
+    echo.alive = count;
+    for (long i = 0; i < count; i++) {
+        echo.clients[i].fd = connect_to(port);
+        echo.clients[i].letter = (char)('a' + i % LETTERS);
+        watch(&echo.clients[i], EPOLL_CTL_ADD, i);
+    }
+}
+
+static void forget_warmup(long count) {
+    result.count = 0;
+    for (long i = 0; i < count; i++) echo.clients[i].answered = 0;
+}
+
+static void run_echo(char **arguments) {
+    int port = (int)whole("PORT", arguments[0], 1, 65535);
+    long count = whole("CLIENTS", arguments[1], 1, 10000);
+    echo.size = (size_t)whole("BYTES", arguments[2], 1, 16 << 20);
+    double seconds = seconds_of("SECONDS", arguments[3]), warmup = seconds_of("WARMUP", arguments[4]);
+    alarm((unsigned)(seconds + warmup) + GRACE_SECONDS);
+    prepare_messages();
+    connect_clients(port, count);
+    for (long i = 0; i < count; i++) start_message(&echo.clients[i]);
+    run_until(now() + warmup);
+    forget_warmup(count);
+    double start = now();
+    run_until(start + seconds);
+    double elapsed = now() - start;
+    long served = 0;
+    for (long i = 0; i < count; i++) served += echo.clients[i].answered > 0;
+    printf("{\"mode\": \"echo\", \"clients\": %ld, \"bytes\": %zu, \"served\": %ld, ", count, echo.size, served);
+    print_samples(elapsed);
+}
+
+/* rate: connections one after the other. */
+
+static int round_trip(int fd, const char *message, size_t size) {
+    if (send(fd, message, size, MSG_NOSIGNAL) != (ssize_t)size) return 0;
+    return recv(fd, chunk, size, MSG_WAITALL) == (ssize_t)size && memcmp(chunk, message, size) == 0;
+}
+
+static void run_rate(char **arguments) {
+    int port = (int)whole("PORT", arguments[0], 1, 65535);
+    size_t size = (size_t)whole("BYTES", arguments[1], 1, CHUNK);
+    double seconds = seconds_of("SECONDS", arguments[2]), start = now(), began;
+    alarm((unsigned)seconds + GRACE_SECONDS);
+    char *message = allocate(size, 1);
+    memset(message, 'x', size);
+    while ((began = now()) < start + seconds && result.count + (size_t)result.errors < MAX_CYCLES) {
+        int fd = connect_to(port);
+        int answered = round_trip(fd, message, size);
+        close(fd);
+        if (answered)
+            keep_sample(now() - began);
+        else
+            result.errors++;
+    }
+    printf("{\"mode\": \"rate\", \"bytes\": %zu, ", size);
+    print_samples(now() - start);
+}
+
+/* bulk: one client that pushes as fast as it is read. */
+
+static void push(int fd, const char *block, size_t size, double deadline) {
+    for (size_t sent = 0; sent < size;) {
+        ssize_t n = send(fd, block + sent, size - sent, MSG_NOSIGNAL);
+        if (n > 0) sent += (size_t)n;
+        if (n < 0 && errno != EINTR && errno != EAGAIN) fail(1, "send: %s", strerror(errno));
+        if (now() > deadline) fail(1, "the server did not read all in time");
+    }
+}
+
+static void await_receipt(int fd, double deadline) {
+    for (;;) {
+        ssize_t n = recv(fd, chunk, 1, 0);
+        if (n == 1) return;
+        if (n == 0) fail(1, "the server closed the connection");
+        if (errno != EAGAIN && errno != EINTR) fail(1, "recv: %s", strerror(errno));
+        if (now() > deadline) fail(1, "the server did not say in time that it has all");
+    }
+}
+
+static void run_bulk(char **arguments) {
+    int port = (int)whole("PORT", arguments[0], 1, 65535);
+    long block_size = whole("BLOCK", arguments[1], 1, 16 << 20), total = whole("TOTAL", arguments[2], 1, 1L << 36);
+    double limit = seconds_of("SECONDS", arguments[3]);
+    alarm((unsigned)limit + GRACE_SECONDS);
+    char *block = allocate((size_t)block_size, 1);
+    int fd = connect_to(port);
+    double start = now();
+    for (long left = total; left > 0; left -= block_size)
+        push(fd, block, (size_t)(left < block_size ? left : block_size), start + limit);
+    await_receipt(fd, start + limit);
+    double elapsed = now() - start;
+    printf("{\"mode\": \"bulk\", \"bytes\": %ld, \"seconds\": %.4f, \"mib_per_second\": %.2f}\n", total, elapsed,
+           (double)total / elapsed / (1 << 20));
+}
+
+/* serve: an echo server to measure clients against. */
+
+static int listen_anywhere(void) {
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    socklen_t length = sizeof address;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 128))
+        fail(1, "listen: %s", strerror(errno));
+    getsockname(fd, (struct sockaddr *)&address, &length);
+    printf("%d\n", ntohs(address.sin_port));
+    fflush(stdout);
+    return fd;
+}
+
+static void add_reader(int epoll, int fd) {
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+    if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event)) fail(1, "epoll_ctl: %s", strerror(errno));
+}
+
+static void accept_one(int epoll, int listener) {
+    int fd = accept(listener, NULL, NULL);
+    if (fd < 0) return;
+    set_timeouts(fd); /* a client that does not read is dropped instead of holding up the others for ever */
+    add_reader(epoll, fd);
+}
+
+static void answer_one(int fd) {
+    ssize_t n = recv(fd, chunk, sizeof chunk, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n <= 0 || send(fd, chunk, (size_t)n, MSG_NOSIGNAL) != n) close(fd);
+}
+
+static int still_wanted(void) {
+    char ignored[256];
+    return read(STDIN_FILENO, ignored, sizeof ignored) > 0;
+}
+
+static void run_serve(char **arguments) {
+    (void)arguments;
+    alarm(SERVE_SECONDS);
+    int listener = listen_anywhere(), epoll = epoll_create1(EPOLL_CLOEXEC);
+    add_reader(epoll, listener);
+    add_reader(epoll, STDIN_FILENO);
+    for (;;) {
+        struct epoll_event events[EVENTS];
+        int count = epoll_wait(epoll, events, EVENTS, -1);
+        for (int i = 0; i < count; i++) {
+            int fd = events[i].data.fd;
+            if (fd == listener)
+                accept_one(epoll, listener);
+            else if (fd != STDIN_FILENO)
+                answer_one(fd);
+            else if (!still_wanted())
+                return;
+        }
+    }
+}
+
+static const struct {
+    const char *name;
+    void (*run)(char **);
+    int arguments;
+    const char *usage;
+} modes[] = {
+    {"echo", run_echo, 5, "PORT CLIENTS BYTES SECONDS WARMUP"},
+    {"rate", run_rate, 3, "PORT BYTES SECONDS"},
+    {"bulk", run_bulk, 4, "PORT BLOCK TOTAL SECONDS"},
+    {"serve", run_serve, 0, ""},
+};
+
+int main(int count, char **arguments) {
+    result.microseconds = malloc(MAX_SAMPLES * sizeof(float)); /* not calloc: only the pages in use are touched */
+    if (result.microseconds == NULL) fail(1, "out of memory");
+    for (size_t i = 0; count > 1 && i < sizeof modes / sizeof *modes; i++) {
+        if (strcmp(arguments[1], modes[i].name)) continue;
+        if (count - 2 != modes[i].arguments) fail(2, "usage: loadgen %s %s", modes[i].name, modes[i].usage);
+        modes[i].run(arguments + 2);
+        return 0;
+    }
+    fail(2, "usage: loadgen echo|rate|bulk|serve ARGUMENTS...");
+}

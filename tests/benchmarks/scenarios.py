@@ -1,0 +1,373 @@
+"""What is measured, on whom, and the rounds in which they take turns."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import os
+import pathlib
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from . import load
+from .load import Failed, Unavailable
+
+MIB = 1 << 20
+KIB = 1 << 10
+BULK_BLOCK = 64 * KIB
+BULK_LIMIT = 60.0  # seconds for all of a bulk transfer
+IDLE_CONNECTIONS = 500
+SMALL = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    seconds: float
+    rounds: int
+    bulk_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One figure of the table."""
+
+    key: str
+    heading: str
+    digits: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """One table: `measure` makes one contestant's figures, the first column is the one that is compared."""
+
+    name: str
+    title: str
+    contestants: Sequence[str]
+    columns: Sequence[Column]
+    measure: Callable[[str, Settings], dict[str, float]]
+    baseline: str | None = None
+    higher_is_better: bool = True
+
+
+@dataclasses.dataclass
+class Outcome:
+    """All rounds of one contestant; a round that could not be measured is None."""
+
+    contestant: str
+    rounds: list[dict[str, float] | None] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    hopeless: bool = False
+
+    def _figures(self, key: str) -> list[float]:
+        return [figures[key] for figures in self.rounds if figures and key in figures]
+
+    def median(self, key: str) -> float | None:
+        figures = self._figures(key)
+        return statistics.median(figures) if figures else None
+
+    def spread(self, key: str) -> float | None:
+        """How far the rounds are apart, as a part of the median: what is to be believed of the digits."""
+        figures = self._figures(key)
+        median = self.median(key)
+        return (max(figures) - min(figures)) / median if median and len(figures) > 1 else None
+
+    def ratio(self, key: str, baseline: Outcome) -> float | None:
+        """The median of the rounds' ratios: what slows a whole round down, slows both."""
+        pairs = zip(self.rounds, baseline.rounds, strict=True)
+        ratios = [ours[key] / theirs[key] for ours, theirs in pairs if ours and theirs and theirs.get(key)]
+        return statistics.median(ratios) if ratios else None
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def run(scenario: Scenario, contestants: Sequence[str], settings: Settings) -> list[Outcome]:
+    """Every round measures every contestant once, each round in another order."""
+    outcomes = {name: Outcome(name) for name in contestants}
+    for number in range(settings.rounds):
+        for name in _rotated(contestants, number, settings.rounds):
+            progress = f"{scenario.name}, round {number + 1} of {settings.rounds}: {name}"
+            print(progress, file=sys.stderr, flush=True)
+            _measure_once(scenario, outcomes[name], settings)
+    return list(outcomes.values())
+
+
+def _rotated(names: Sequence[str], number: int, rounds: int) -> list[str]:
+    shift = number * max(1, len(names) // rounds) % max(1, len(names))
+    return [*names[shift:], *names[:shift]]
+
+
+def _measure_once(scenario: Scenario, outcome: Outcome, settings: Settings) -> None:
+    figures = None
+    if not outcome.hopeless:
+        try:
+            figures = scenario.measure(outcome.contestant, settings)
+        except Unavailable as reason:
+            outcome.hopeless = True
+            outcome.note(str(reason))
+        except Failed as reason:
+            outcome.note(str(reason))
+    outcome.rounds.append(figures)
+    if figures:
+        _note_oddities(outcome, figures)
+
+
+def _note_oddities(outcome: Outcome, figures: dict[str, float]) -> None:
+    unserved = int(figures.get("clients", 0) - figures.get("served", 0))
+    if unserved:
+        outcome.note(f"{unserved} of {figures['clients']:.0f} clients got no answer while it was measured")
+    if figures.get("errors"):
+        outcome.note(f"{figures['errors']:.0f} connections failed")
+
+
+# Which contestants can run here.
+
+
+def require_possible(name: str) -> None:
+    if name == "uvloop" and importlib.util.find_spec("uvloop") is None:
+        raise Unavailable("uvloop is not installed: the extra [benchmark] brings it")
+
+
+def require_proc() -> None:
+    if not pathlib.Path("/proc/self/stat").exists():
+        raise Unavailable("read from /proc, which only Linux has")
+
+
+# Round trips.
+
+
+def measure_echo(clients: int, size: int, name: str, settings: Settings) -> dict[str, float]:
+    require_possible(name)
+    if name == "simplesockets-0.4.0-callback" and size > SMALL:
+        raise Unavailable("keeps a copy of all it receives for ever: gigabytes within seconds")
+    warmup = min(0.25, settings.seconds / 4)
+    with load.server(name) as server:
+        arguments = (server.port, clients, size, settings.seconds, warmup)
+        figures = load.generate("echo", *arguments, seconds=settings.seconds)
+    if not figures["count"]:
+        raise Failed("no round trip was completed")
+    return figures
+
+
+ROUND_TRIPS = (Column("per_second", "round trips/s"), Column("p50_us", "p50 µs"), Column("p99_us", "p99 µs"))
+ECHO_SERVERS = (
+    "ours-callback",
+    "ours-polled",
+    "ours-2-pollers",
+    "bare-thread",
+    "bare-polled",
+    "socketserver",
+    "asyncio",
+    "uvloop",
+    "simplesockets-0.4.0-callback",
+    "simplesockets-0.4.0-polled",
+)
+
+
+def echo_scenario(clients: int, size: int) -> Scenario:
+    shown = f"{size} B" if size < KIB else f"{size // KIB} KiB"
+    plural = "client" if clients == 1 else "clients"
+    return Scenario(
+        name=f"echo-{clients}x{shown.replace(' ', '')}",
+        title=f"Round trips: {clients} {plural}, {shown}",
+        contestants=ECHO_SERVERS,
+        columns=ROUND_TRIPS,
+        measure=functools.partial(measure_echo, clients, size),
+        baseline="bare-thread",
+    )
+
+
+def measure_client(name: str, settings: Settings) -> dict[str, float]:
+    with load.echo_server() as server:
+        arguments = ("--port", server.port, "--bytes", SMALL)
+        return load.run_client(name, *arguments, seconds=settings.seconds)
+
+
+# Connections.
+
+
+def measure_rate(name: str, settings: Settings) -> dict[str, float]:
+    require_possible(name)
+    with load.server(name) as server:
+        figures = load.generate("rate", server.port, SMALL, settings.seconds, seconds=settings.seconds)
+    if not figures["count"]:
+        raise Failed("no connection was answered")
+    return figures
+
+
+@contextlib.contextmanager
+def idle_connections(port: int, count: int) -> Iterator[None]:
+    """That many clients, silent after a round trip: the server has made all that it makes for each."""
+    with contextlib.ExitStack() as stack:
+        try:
+            for _ in range(count):
+                _round_trip(stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10.0)))
+        except OSError as error:
+            raise Failed(f"no round trip before the silence: {error}") from error
+        yield
+
+
+def _round_trip(connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.sendall(b"x" * SMALL)
+    missing = SMALL
+    while missing > 0:
+        data = connection.recv(missing)
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        missing -= len(data)
+
+
+def measure_memory(name: str, settings: Settings) -> dict[str, float]:
+    require_proc()
+    require_possible(name)
+    # One connection first: what is made once, for the first, is not the price of each.
+    with load.server(name) as server, idle_connections(server.port, 1):
+        before = settled_memory(server.pid)
+        with idle_connections(server.port, IDLE_CONNECTIONS):
+            after = settled_memory(server.pid)
+    return {"kib_each": (after - before) / IDLE_CONNECTIONS}
+
+
+def settled_memory(pid: int) -> int:
+    """The resident KiB of a process, once they no longer change."""
+    known = resident_memory(pid)
+    for _ in range(20):
+        time.sleep(0.1)
+        current = resident_memory(pid)
+        if abs(current - known) <= known // 200:
+            return current
+        known = current
+    return known
+
+
+def resident_memory(pid: int) -> int:
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise Failed(f"process {pid} says nothing of its memory")
+
+
+# Idle.
+
+
+def measure_idle(name: str, settings: Settings) -> dict[str, float]:
+    require_proc()
+    with load.server(name) as server, idle_connections(server.port, 1):
+        time.sleep(0.2)  # the round trip before the silence is over
+        used, start = processor_time(server.pid), time.perf_counter()
+        time.sleep(settings.seconds)
+        elapsed = time.perf_counter() - start
+        return {"percent": 100 * (processor_time(server.pid) - used) / elapsed}
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of processor time a process has used, its system calls included."""
+    stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    fields = stat.rpartition(")")[2].split()  # the name before it may contain blanks
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# Bulk and frames.
+
+
+def measure_bulk(name: str, settings: Settings) -> dict[str, float]:
+    require_possible(name)
+    total = settings.bulk_bytes
+    with load.server(name, "--sink", total) as server:
+        return load.generate("bulk", server.port, BULK_BLOCK, total, BULK_LIMIT, seconds=BULK_LIMIT)
+
+
+def measure_frames(name: str, settings: Settings) -> dict[str, float]:
+    return load.run_client(name, seconds=settings.seconds)
+
+
+SCENARIOS = (
+    echo_scenario(1, SMALL),
+    echo_scenario(16, SMALL),
+    echo_scenario(200, SMALL),
+    echo_scenario(1, 64 * KIB),
+    echo_scenario(16, 64 * KIB),
+    Scenario(
+        name="client",
+        title=f"Round trips of one client, {SMALL} B, against an echo server",
+        contestants=("ours-client-polled", "bare-client", "simplesockets-0.4.0-client-polled"),
+        columns=ROUND_TRIPS,
+        measure=measure_client,
+        baseline="bare-client",
+    ),
+    Scenario(
+        name="bulk",
+        title=f"Receiving from one client that pushes blocks of {BULK_BLOCK // KIB} KiB",
+        contestants=(
+            "ours-callback",
+            "ours-callback-2048",
+            "ours-polled",
+            "bare-thread",
+            "socketserver",
+            "asyncio",
+        ),
+        columns=(Column("mib_per_second", "MiB/s"),),
+        measure=measure_bulk,
+        baseline="bare-thread",
+    ),
+    Scenario(
+        name="rate",
+        title="Connect, one round trip, close: one after the other",
+        contestants=(
+            "ours-callback",
+            "bare-thread",
+            "socketserver",
+            "asyncio",
+            "uvloop",
+            "simplesockets-0.4.0-callback",
+        ),
+        columns=(Column("per_second", "cycles/s"), Column("p50_us", "p50 µs"), Column("p99_us", "p99 µs")),
+        measure=measure_rate,
+        baseline="bare-thread",
+    ),
+    Scenario(
+        name="idle",
+        title="Processor time with one silent connection, while the flag is polled",
+        contestants=(
+            "ours-polled",
+            "ours-2-pollers",
+            "bare-polled",
+            "bare-thread",
+            "simplesockets-0.4.0-polled",
+            "simplesockets-0.4.0-2-pollers",
+        ),
+        columns=(Column("percent", "% of a core", 1),),
+        measure=measure_idle,
+        higher_is_better=False,
+    ),
+    Scenario(
+        name="memory",
+        title=f"Resident memory of each of {IDLE_CONNECTIONS} silent connections",
+        contestants=("ours-callback", "bare-thread", "socketserver", "asyncio"),
+        columns=(Column("kib_each", "KiB each", 1),),
+        measure=measure_memory,
+        baseline="bare-thread",
+        higher_is_better=False,
+    ),
+    Scenario(
+        name="frames",
+        title="A loop that sleeps to a pace of 60 frames a second",
+        contestants=("sleep-only", "ours-flags-unread", "ours-flags-read"),
+        columns=(
+            Column("p99_ms", "frame p99 ms", 2),
+            Column("p50_ms", "p50 ms", 2),
+            Column("max_ms", "max ms", 2),
+            Column("read_p50_us", "reading p50 µs", 1),
+            Column("read_max_us", "max µs", 1),
+        ),
+        measure=measure_frames,
+        higher_is_better=False,
+    ),
+)

@@ -1,0 +1,328 @@
+"""The servers that are compared. `python -m tests.benchmarks.servers NAME [--sink BYTES]` runs one of them.
+
+It prints its port as a line and serves until its standard input ends. Without `--sink` it is an echo
+server; with it, the server only counts, and answers one byte when that many have arrived on a connection.
+
+Everybody listens on a free port of the loopback interface with the same backlog, receives up to RECEIVE
+bytes at a time and has TCP_NODELAY set. Only the standard library is imported here, and `simplesockets` not
+before it is needed: this file is also run as a plain script by the interpreter of an older release.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib
+import os
+import socket
+import socketserver
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+BACKLOG = 1024
+RECEIVE = 65536
+# The old release takes a full buffer for a sign of more and then blocks: it needs one that no message fills.
+OLD_RECEIVE = 65536 + 1
+HOST = "127.0.0.1"
+RECEIPT = b"."
+
+
+def announce(port: int) -> None:
+    """Say where we are, and end with whoever asked for us."""
+    print(port, flush=True)
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 4096):  # not sys.stdin, whose lock the interpreter wants at its end
+        pass
+    os._exit(0)  # threads that serve or spin would outlive the interpreter's own way out
+
+
+def wait_forever() -> None:
+    threading.Event().wait()
+
+
+def no_delay(connection: socket.socket) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+# A thread per client, blocking calls: as fast as plain threads get.
+
+
+def echo_blocking(connection: socket.socket) -> None:
+    no_delay(connection)
+    with contextlib.suppress(OSError), connection:
+        while data := connection.recv(RECEIVE):
+            connection.sendall(data)
+
+
+def count_blocking(expect: int) -> Callable[[socket.socket], None]:
+    def count(connection: socket.socket) -> None:
+        no_delay(connection)
+        missing = expect
+        with contextlib.suppress(OSError), connection:
+            while data := connection.recv(RECEIVE):
+                missing -= len(data)
+                if missing == 0:
+                    connection.sendall(RECEIPT)
+
+    return count
+
+
+def bare_thread(serve: Callable[[socket.socket], None]) -> None:
+    listener = socket.create_server((HOST, 0), backlog=BACKLOG)
+    announce(listener.getsockname()[1])
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+
+class _ThreadingServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = BACKLOG
+
+
+def with_socketserver(serve: Callable[[socket.socket], None]) -> None:
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            serve(self.request)
+
+    with _ThreadingServer((HOST, 0), Handler) as server:
+        announce(server.server_address[1])
+        server.serve_forever()
+
+
+# The polled loop, over a flag whose read waits on a condition: what polling could cost at best.
+
+
+class WaitingFlag:
+    """A flag whose False read waits for a moment instead of burning a core."""
+
+    def __init__(self) -> None:
+        self.value = False
+        self.changed = threading.Condition(threading.Lock())
+
+    def set(self) -> None:
+        with self.changed:
+            self.value = True
+            self.changed.notify()
+
+    def read(self) -> bool:
+        if not self.value:
+            with self.changed:
+                if not self.value:
+                    self.changed.wait(0.05)
+        return self.value
+
+
+def bare_polled() -> None:
+    received: deque[tuple[socket.socket, bytes]] = deque()
+    flag = WaitingFlag()
+
+    def store(connection: socket.socket) -> None:
+        no_delay(connection)
+        with contextlib.suppress(OSError), connection:
+            while data := connection.recv(RECEIVE):
+                received.append((connection, data))
+                flag.set()
+
+    def poll() -> None:
+        while True:
+            if flag.read():
+                flag.value = False
+                while received:
+                    connection, data = received.popleft()
+                    with contextlib.suppress(OSError):
+                        connection.sendall(data)
+
+    threading.Thread(target=poll, daemon=True).start()
+    bare_thread(store)
+
+
+# An event loop.
+
+
+class _Connection(asyncio.Protocol):
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        no_delay(transport.get_extra_info("socket"))
+
+
+class EchoProtocol(_Connection):
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+def counting_protocol(expect: int) -> type[_Connection]:
+    class CountingProtocol(_Connection):
+        missing = expect
+
+        def data_received(self, data: bytes) -> None:
+            self.missing -= len(data)
+            if self.missing == 0:
+                self.transport.write(RECEIPT)
+
+    return CountingProtocol
+
+
+async def _serve(protocol: type[_Connection]) -> None:
+    server = await asyncio.get_running_loop().create_server(protocol, HOST, 0, backlog=BACKLOG)
+    announce(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+
+
+def with_asyncio(protocol: type[_Connection]) -> None:
+    asyncio.run(_serve(protocol))
+
+
+def with_uvloop(protocol: type[_Connection]) -> None:
+    importlib.import_module("uvloop").new_event_loop().run_until_complete(_serve(protocol))
+
+
+# This package. `Any`, because it is used as a program without types would.
+
+
+def start_ours(**setup: object) -> Any:
+    server: Any = importlib.import_module("simplesockets").TCPServer()
+    server.setup(**{"ip": HOST, "port": 0, "listen": BACKLOG, "recv_buffer": RECEIVE} | setup)
+    server.start()
+    return server
+
+
+def ours_callback() -> None:
+    server = start_ours(on_receive=lambda client, address, data: client.send(data))
+    announce(server.address[1])
+    wait_forever()
+
+
+def ours_polled(pollers: int = 1) -> None:
+    server = start_ours()
+    announce(server.address[1])
+
+    def poll() -> None:
+        while True:
+            if server.event.new_data:
+                for client, _address, data in server.return_recved_data():
+                    server.send_data(data, client)
+
+    run_in_threads(poll, pollers)
+
+
+def run_in_threads(poll: Callable[[], None], count: int) -> None:
+    """Run `poll` in that many threads, this one included, as the programs that poll do."""
+    for _ in range(count - 1):
+        threading.Thread(target=poll, daemon=True).start()
+    poll()
+
+
+def ours_callback_sink(expect: int, **setup: object) -> None:
+    missing = expect
+
+    def count(client: Any, address: Any, data: bytes) -> None:
+        nonlocal missing
+        missing -= len(data)
+        if missing == 0:
+            client.send(RECEIPT)
+
+    server = start_ours(on_receive=count, **setup)
+    announce(server.address[1])
+    wait_forever()
+
+
+def ours_polled_sink(expect: int) -> None:
+    server = start_ours()
+    announce(server.address[1])
+    missing = expect
+    while True:
+        if server.event.new_data:
+            for client, _address, data in server.return_recved_data():
+                missing -= len(data)
+                if missing == 0:
+                    server.send_data(RECEIPT, client)
+
+
+# Release 0.4.0 from the registry, by its own manual.
+
+
+def start_old(**setup: object) -> Any:
+    server: Any = importlib.import_module("simplesockets").TCPServer()
+    server.setup(
+        ip=HOST,
+        port=0,
+        listen=BACKLOG,
+        recv_buffer=OLD_RECEIVE,
+        on_connect=lambda client: no_delay(client.socket),
+        **setup,
+    )
+    server.start()
+    return server
+
+
+def old_callback() -> None:
+    server = start_old(on_receive=lambda client, received: client.send(received.response))
+    announce(server.socket.getsockname()[1])
+    wait_forever()
+
+
+def old_polled(pollers: int = 1) -> None:
+    server = start_old()
+    announce(server.socket.getsockname()[1])
+
+    def poll() -> None:
+        while True:
+            if server.event.new_data:
+                for received in server.return_recved_data():
+                    server.send_data(received, received.from_)
+
+    run_in_threads(poll, pollers)
+
+
+ECHO: dict[str, Callable[[], None]] = {
+    "ours-callback": ours_callback,
+    "ours-polled": ours_polled,
+    "ours-2-pollers": lambda: ours_polled(2),
+    "bare-thread": lambda: bare_thread(echo_blocking),
+    "bare-polled": bare_polled,
+    "socketserver": lambda: with_socketserver(echo_blocking),
+    "asyncio": lambda: with_asyncio(EchoProtocol),
+    "uvloop": lambda: with_uvloop(EchoProtocol),
+    "simplesockets-0.4.0-callback": old_callback,
+    "simplesockets-0.4.0-polled": old_polled,
+    "simplesockets-0.4.0-2-pollers": lambda: old_polled(2),
+}
+
+SINK: dict[str, Callable[[int], None]] = {
+    "ours-callback": ours_callback_sink,
+    "ours-callback-2048": lambda expect: ours_callback_sink(expect, recv_buffer=2048),
+    "ours-polled": ours_polled_sink,
+    "bare-thread": lambda expect: bare_thread(count_blocking(expect)),
+    "socketserver": lambda expect: with_socketserver(count_blocking(expect)),
+    "asyncio": lambda expect: with_asyncio(counting_protocol(expect)),
+    "uvloop": lambda expect: with_uvloop(counting_protocol(expect)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="One server, on a free port which it prints.")
+    parser.add_argument("name", choices=sorted({*ECHO, *SINK}))
+    parser.add_argument(
+        "--sink", type=int, metavar="BYTES", help="only count, and say when so many have arrived"
+    )
+    arguments = parser.parse_args()
+    if arguments.name not in (ECHO if arguments.sink is None else SINK):
+        parser.error(f"{arguments.name} cannot do that")
+    with contextlib.suppress(KeyboardInterrupt):
+        if arguments.sink is None:
+            ECHO[arguments.name]()
+        else:
+            SINK[arguments.name](arguments.sink)
+
+
+if __name__ == "__main__":
+    main()
