@@ -33,7 +33,7 @@ from .transport import Stream
 
 JOIN_LIMIT = 1024 * 1024
 """Bytes: what is there after a full read is joined to it up to this size; that is one item of a raw stream."""
-BIG_READ = 64 * 1024
+BIG_READ = 128 * 1024
 """Bytes: the read size of a connection from its first full read on."""
 LINGER = 2.0
 """Seconds that the other end has to close after we said goodbye."""
@@ -84,10 +84,8 @@ class Connection:
         self._read: Callable[[int], bytes] = stream.receive_some
         self._read_size = recv_buffer
         self._inbox: deque[bytes] = deque()  # items that were read but not delivered; they come before all others
-        self._reader_lock = (
-            threading.RLock()
-        )  # protects who reads; never held across I/O or user code
-        self._dispatching = False
+        self._reader_lock = threading.RLock()  # protects who reads; never held across I/O or user code
+        self._dispatching = 0  # the number of the thread that runs hooks; 0 while none does
         self._unended = [True]  # who pops it runs the ended hook
         self._goodbye = Deadline(None, 0.0)
         self._unbind()
@@ -116,12 +114,12 @@ class Connection:
 
     def open(self) -> None:
         """Run the first hook."""
-        self._dispatching = True
+        self._dispatching = threading.get_ident()
         try:
             if not self.closing:
                 self._opened()
         finally:
-            self._dispatching = False
+            self._dispatching = 0
 
     def step(self) -> Step:
         """Read what is there (waiting for it, if the socket is in blocking mode), feed it, dispatch the items."""
@@ -136,7 +134,7 @@ class Connection:
             except OSError as failure:
                 self.note_ending("reset", failure)
                 return _DONE
-        self._dispatching = True
+        self._dispatching = threading.get_ident()
         began = time.perf_counter()
         try:
             if self.closing:
@@ -152,7 +150,7 @@ class Connection:
             return _DONE
         finally:
             self.took = time.perf_counter() - began
-            self._dispatching = False
+            self._dispatching = 0
 
     def finish(self) -> None:
         """The last thing a reader does: run the last hook, see the peer off, close the socket."""
@@ -194,6 +192,10 @@ class Connection:
     def over(self) -> bool:
         """Whether the last hook was begun."""
         return not self._unended
+
+    def is_served_here(self) -> bool:
+        """Whether the calling thread is in one of this connection's hooks."""
+        return self._dispatching == threading.get_ident()
 
     def send(self, data: bytes) -> None:
         """Send an item; waits while the peer does not read.
@@ -252,15 +254,15 @@ class Connection:
     def receive(self, size: int | None = None, timeout: float | None = None) -> bytes:
         """The next item, or, with ``size``, the next bytes of the stream, at most so many. Empty at the end.
 
-        In the reader's own thread (a callback), or where there is no reader, this reads the socket. In another
-        thread it waits for what the reader stores, since two readers would tear the stream apart.
+        In a callback of this connection, or where there is no reader, this reads the socket. In another thread it
+        waits for what the reader stores, since two readers would tear the stream apart.
 
         Raises:
             TimeoutError: nothing came within ``timeout`` seconds.
             OSError: the connection broke.
         """
         reader = self.thread
-        if reader is None or not reader.is_alive() or reader is threading.current_thread():
+        if reader is None or not reader.is_alive() or reader is threading.current_thread() or self.is_served_here():
             data = self._read_here(size, timeout)
         else:
             data = self._await_reader(timeout)

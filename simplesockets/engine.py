@@ -146,7 +146,7 @@ class ThreadEngine:
         # Gives whether the program turned reading off; else the connection ended.
         alone, penalty = FIRST_STEPS, SLOW_STEPS
         while True:
-            if alone > 0 or not (self._shares or self._lot.polled):
+            if alone > 0 or not self._parks():
                 step = connection.step()
                 alone -= 1
             else:
@@ -163,6 +163,10 @@ class ThreadEngine:
                 connection.stream.wait_readable(None)
             elif connection.leave():
                 return True
+
+    def _parks(self) -> bool:
+        # With callbacks, a single client is served best by its own thread.
+        return self._lot.polled or (self._shares and len(self._live) > 1)
 
     def set_polled(self, polled: bool) -> None:
         """Whether items go to the mailbox and nowhere else from now on."""
@@ -192,6 +196,8 @@ class ThreadEngine:
     def close(self, deadline: Deadline) -> list[str]:
         """End all connections, first in good order, then by force, and wait for their threads.
 
+        Called from a callback, it does not wait for what cannot end before that returns.
+
         Returns:
             The names of the threads that were still busy in the program's code when the time was over.
         """
@@ -200,12 +206,13 @@ class ThreadEngine:
         for connection in live.values():
             connection.hang_up()
         self._lot.close()
+        ours = [thread for thread, connection in live.items() if not connection.is_served_here()]
         left = deadline.left(time.monotonic())
         grace = LINGER_AT_CLOSE if left is None else min(LINGER_AT_CLOSE, left / 2)
-        if join(live, Deadline(grace, time.monotonic())):
+        if join(ours, Deadline(grace, time.monotonic())):
             for connection in live.values():
                 connection.stream.cut()
-        busy = join([*live, *self._lot.workers()], deadline)
+        busy = join([*ours, *self._lot.workers()], deadline)
         self._timers.close(deadline.left(time.monotonic()))
         return busy
 

@@ -111,6 +111,7 @@ class ParkingLot:
         self._parked: dict[int, _Parked] = {}  # by descriptor
         self._pending: list[tuple[int, int]] = []  # reported by the selector, not served yet
         self._leader: _Term | None = None
+        self._waiters: set[_Term] = set()  # who is in the selector; for an instant that may be two
         self._asked = False  # a poller wants the lead
         self._progress = 0  # rises with all that a leader does
         self._stand_by: _Parked | None = None
@@ -144,10 +145,13 @@ class ParkingLot:
             return False
         if parked.fd < 0 or parked.fd in self._parked:
             return False  # the program closed the descriptor, this one or another of that number
+        try:
+            self._epoll.register(parked.fd, _IN)
+        except OSError:  # the system watches no more
+            return False
         parked.connection.share(True)
         parked.connection.waker = parked
         self._parked[parked.fd] = parked
-        self._epoll.register(parked.fd, _IN)
         if self._stand_by is None:
             self._stand_by = parked
         return True
@@ -213,7 +217,7 @@ class ParkingLot:
     def _tidy(self) -> None:
         # The last one out closes the selector; nobody may be waiting in it then.
         with self._lock:
-            if self._open and self._closed and self._leader is None and not self._parked:
+            if self._open and self._closed and not (self._leader or self._parked or self._waiters):
                 self._open = False
                 self._epoll.close()
                 os.close(self._event)
@@ -240,14 +244,19 @@ class ParkingLot:
             return False
         term = self._take(_Term(outsider=True))
         if term is None:
-            self._asked = True  # whoever leads and is no poller gives way
-            self.wake()
+            self._ask()
             return False
         try:
             self._turn(term, -1 if timeout is None else timeout, ready)
         finally:
             self._leave(term)
         return True
+
+    def _ask(self) -> None:
+        leader = self._leader
+        if leader is not None and not leader.outsider:  # who is no poller gives way
+            self._asked = True
+            self.wake()
 
     def _take(self, term: _Term) -> _Term | None:
         with self._lock:
@@ -275,8 +284,13 @@ class ParkingLot:
             if ready() or self._closed:
                 self.waiting = False
                 return
-            self._pending = self._epoll.poll(timeout, _BATCH)
-            self.waiting = False
+            self._waiters.add(term)
+            try:
+                self._pending = self._epoll.poll(timeout, _BATCH)
+            finally:
+                self._waiters.discard(term)
+            if self._leader is term:
+                self.waiting = False
             self._progress += 1
             if self._dozing:
                 self._rouse_stand_by()
@@ -292,13 +306,19 @@ class ParkingLot:
     def _serve(self, fd: int, event: int) -> None:
         parked = self._parked.get(fd)
         if parked is None:
-            if self._open and fd == self._event:
+            if not self._closed and fd == self._event:  # once closed it stays readable, to wake everybody
                 with contextlib.suppress(OSError):
                     os.eventfd_read(fd)
         elif not parked.claim.acquire(blocking=False):
             self._mute(parked)
         else:
-            self._step(parked, event)
+            try:
+                self._step(parked, event)
+            except BaseException:  # Ctrl-C in a thread of the program's: the connection's own thread goes on
+                with contextlib.suppress(RuntimeError):
+                    parked.claim.release()
+                self.evict(parked)
+                raise
 
     def _mute(self, parked: _Parked) -> None:
         parked.muted = True
@@ -339,7 +359,7 @@ class ParkingLot:
     # ---------------------------------------------------------------------------------------------- the stand-by
 
     def _watch(self, parked: _Parked) -> None:
-        seen = self._progress
+        seen = self._progress if self._leader is None else -1
         while parked.outcome is None and self._stand_by is parked:
             if self._progress != seen:
                 seen = self._progress

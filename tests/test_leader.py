@@ -1,0 +1,400 @@
+"""Parked connections and the lead: many clients share a reader, and nobody notices."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from simplesockets import TCPServer, leader
+from simplesockets.engine import FIRST_STEPS
+
+from .support.running import raw_client, read_exactly, running_client, running_server
+from .support.waiting import PATIENCE, Gate, wait_until
+
+pytestmark = pytest.mark.skipif(not leader.AVAILABLE, reason="nothing is parked without epoll and eventfd")
+
+
+def lot_of(server: TCPServer) -> leader.ParkingLot:
+    assert server._engine is not None
+    return server._engine._lot
+
+
+def is_parked(server: TCPServer, sock: socket.socket) -> bool:
+    thread = server.clients[sock.getsockname()].thread
+    parked = list(lot_of(server)._parked.values())
+    return any(each.connection.thread is thread for each in parked)
+
+
+def talk(sock: socket.socket, times: int = FIRST_STEPS + 1) -> None:
+    for _ in range(times):
+        sock.sendall(b"ping")
+        assert read_exactly(sock, 4) == b"ping"
+
+
+def poll_in_background(server: TCPServer) -> threading.Thread:
+    def poll() -> None:
+        while not server.killed:
+            if server.event.new_data:
+                for client, _, data in server.return_recved_data():  # type: ignore[misc]
+                    server.send_data(data, client)
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    return thread
+
+
+def echo(client: Any, address: Any, data: bytes) -> None:
+    client.send(data)
+
+
+def test_a_client_that_talks_is_parked_and_served_on() -> None:
+    with running_server(on_receive=echo) as server, raw_client(server) as one, raw_client(server) as other:
+        talk(one)
+        wait_until(lambda: is_parked(server, one), "parking")
+        talk(other)
+        wait_until(lambda: is_parked(server, other), "parking")
+        talk(one, 100)
+        talk(other, 100)
+
+
+def test_a_single_client_with_callbacks_keeps_its_own_thread() -> None:
+    threads = []
+
+    def record(client: Any, address: Any, data: bytes) -> None:
+        threads.append(threading.current_thread())
+        client.send(data)
+
+    with running_server(on_receive=record) as server, raw_client(server) as sock:
+        talk(sock, 50)
+        assert set(threads) == {server.clients[sock.getsockname()].thread}
+
+
+def test_a_slow_callback_runs_in_its_clients_own_thread_from_then_on() -> None:
+    threads = defaultdict(list)
+    pause = threading.Event()
+
+    def slow(client: Any, address: Any, data: bytes) -> None:
+        threads[client.address].append(threading.current_thread())
+        if data == b"slow":
+            pause.wait(10 * leader.SLOW)
+        client.send(data)
+
+    with running_server(on_receive=slow) as server, raw_client(server) as sock, raw_client(server) as other:
+        talk(sock)
+        talk(other)
+        wait_until(lambda: is_parked(server, sock) and is_parked(server, other), "parking")
+        for _ in range(5):
+            sock.sendall(b"slow")
+            assert read_exactly(sock, 4) == b"slow"
+        own = server.clients[sock.getsockname()].thread
+        used = threads[sock.getsockname()]
+        assert used[-4:] == [own] * 4
+        assert not is_parked(server, sock)
+
+
+def test_a_stuck_callback_delays_nobody_else() -> None:
+    gate = Gate()
+
+    def stick(client: Any, address: Any, data: bytes) -> None:
+        if data == b"stick":
+            gate()
+        client.send(data)
+
+    with running_server(on_receive=stick) as server, raw_client(server) as stuck, raw_client(server) as other:
+        talk(stuck)
+        talk(other)
+        wait_until(lambda: is_parked(server, stuck) and is_parked(server, other), "parking")
+        stuck.sendall(b"stick")
+        gate.wait_arrived()
+        talk(other, 100)
+        with raw_client(server) as newcomer:
+            talk(newcomer, 20)
+        stuck.sendall(b"after")
+        gate.open()
+        assert read_exactly(stuck, 10) == b"stickafter"
+
+
+def test_many_stuck_callbacks_at_once_delay_nobody_else() -> None:
+    gate = Gate()
+    arrived = threading.Semaphore(0)
+
+    def stick(client: Any, address: Any, data: bytes) -> None:
+        if data == b"stick":
+            arrived.release()
+            gate()
+        client.send(data)
+
+    with running_server(on_receive=stick) as server:
+        socks = [socket.create_connection(server.address, PATIENCE) for _ in range(11)]
+        try:
+            for sock in socks:
+                talk(sock)
+            for sock in socks[:10]:
+                sock.sendall(b"stick")
+            for _ in range(10):
+                assert arrived.acquire(timeout=PATIENCE)
+            talk(socks[10], 100)
+            gate.open()
+            for sock in socks[:10]:
+                assert read_exactly(sock, 5) == b"stick"
+        finally:
+            for sock in socks:
+                sock.close()
+
+
+def test_the_end_of_another_client_is_noticed_while_a_callback_is_stuck() -> None:
+    gate = Gate()
+    gone = threading.Event()
+
+    def stick(client: Any, address: Any, data: bytes) -> None:
+        if data == b"stick":
+            gate()
+        client.send(data)
+
+    with running_server(on_receive=stick, on_disconnect=lambda address: gone.set()) as server:
+        with raw_client(server) as stuck:
+            with raw_client(server) as other:
+                talk(stuck)
+                talk(other)
+                wait_until(lambda: is_parked(server, stuck) and is_parked(server, other), "parking")
+                stuck.sendall(b"stick")
+                gate.wait_arrived()
+            assert gone.wait(PATIENCE)
+            gate.open()
+
+
+def test_callbacks_of_one_client_never_overlap_and_stay_in_order() -> None:
+    running: dict[Any, int] = defaultdict(int)
+    overlaps = []
+    got: dict[Any, bytearray] = defaultdict(bytearray)
+    pause = threading.Event()
+
+    def record(client: Any, address: Any, data: bytes) -> None:
+        running[address] += 1
+        if running[address] != 1:
+            overlaps.append(address)
+        if data.endswith(b"7"):
+            pause.wait(0.003)  # slow now and then: the connection goes in and out of the lot
+        got[address] += data
+        running[address] -= 1
+        client.send(b".")
+
+    text = b"".join(b"%d " % number for number in range(400))
+
+    def send(sock: socket.socket) -> None:
+        for number in range(400):
+            sock.sendall(b"%d " % number)
+            if number % 10 == 7:
+                sock.sendall(b"")
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(4096):
+            pass
+
+    with running_server(on_receive=record) as server:
+        socks = [socket.create_connection(server.address, PATIENCE) for _ in range(8)]
+        addresses = [sock.getsockname() for sock in socks]
+        senders = [threading.Thread(target=send, args=(sock,)) for sock in socks]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join(PATIENCE)
+        for sock in socks:
+            sock.close()
+        wait_until(lambda: not server.clients, "everybody leaving")
+    assert not overlaps
+    assert [bytes(got[address]) for address in addresses] == [text] * 8
+
+
+def test_a_callback_may_receive_from_its_own_client_when_parked() -> None:
+    def ask(client: Any, address: Any, data: bytes) -> None:
+        if data == b"ask!":
+            client.send(b"what")
+            client.send(client.recv(4))
+        else:
+            client.send(data)
+
+    with running_server(on_receive=ask) as server, raw_client(server) as sock, raw_client(server) as other:
+        talk(other)
+        talk(sock)
+        wait_until(lambda: is_parked(server, sock), "parking")
+        sock.sendall(b"ask!")
+        assert read_exactly(sock, 4) == b"what"
+        sock.sendall(b"this")
+        assert read_exactly(sock, 4) == b"this"
+
+
+def test_a_poller_that_goes_away_does_not_stop_the_reading() -> None:
+    with running_server() as server, raw_client(server) as sock:
+        stop = threading.Event()
+
+        def poll() -> None:
+            while not stop.is_set():
+                if server.event.new_data:
+                    for client, _, data in server.return_recved_data():  # type: ignore[misc]
+                        server.send_data(data, client)
+
+        thread = threading.Thread(target=poll)
+        thread.start()
+        talk(sock, 50)
+        wait_until(lambda: is_parked(server, sock), "parking")
+        stop.set()
+        thread.join(PATIENCE)
+        sock.sendall(b"nobody polls")
+        wait_until(lambda: b"".join(item[2] for item in server._mailbox._items) == b"nobody polls", "reading")  # type: ignore[misc]
+
+
+def test_an_end_of_stream_is_noticed_when_nobody_polls_any_more() -> None:
+    gone = threading.Event()
+    with running_server(on_disconnect=lambda address: gone.set()) as server:
+        with raw_client(server) as sock:
+            for _ in range(FIRST_STEPS + 2):
+                sock.sendall(b"ping")
+                wait_until(lambda: server.return_recved_data(), "data")
+            wait_until(lambda: is_parked(server, sock), "parking")
+        assert gone.wait(PATIENCE)
+
+
+def test_on_receive_assigned_while_a_poller_leads_runs_in_no_thread_of_the_program() -> None:
+    threads = set()
+    with running_server() as server, raw_client(server) as sock:
+        poller = poll_in_background(server)
+        talk(sock, 50)
+
+        def receive(client: Any, address: Any, data: bytes) -> None:
+            threads.add(threading.current_thread())
+            client.send(data)
+
+        server.on_receive = receive
+        talk(sock, 50)
+        server.exit_accept()
+        poller.join(PATIENCE)
+        assert poller not in threads
+        server.on_receive = None
+        sock.sendall(b"poll")
+        wait_until(lambda: [item for item in server.return_recved_data() if item[2] == b"poll"], "polled data")
+
+
+def test_disconnecting_a_parked_client_ends_it_at_once() -> None:
+    gone = []
+    with running_server(on_receive=echo, on_disconnect=gone.append) as server:
+        with raw_client(server) as sock, raw_client(server) as other:
+            talk(sock)
+            talk(other)
+            wait_until(lambda: is_parked(server, sock), "parking")
+            address = sock.getsockname()
+            thread = server.clients[address].thread
+            assert server.disconnect(address)
+            assert gone == [address]
+            assert sock.recv(1) == b""
+            sock.close()
+            assert thread is not None
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+            talk(other)
+
+
+def test_disconnecting_a_parked_client_that_does_not_close_ends_its_thread() -> None:
+    with running_server(on_receive=echo) as server, raw_client(server) as sock, raw_client(server) as other:
+        talk(sock)
+        talk(other)
+        wait_until(lambda: is_parked(server, sock), "parking")
+        thread = server.clients[sock.getsockname()].thread
+        server.disconnect(sock.getsockname())
+        assert thread is not None
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_close_from_a_callback_of_a_parked_client_returns_at_once() -> None:
+    took = []
+
+    def close(client: Any, address: Any, data: bytes) -> None:
+        if data == b"stop":
+            began = time.monotonic()
+            server.close()
+            took.append(time.monotonic() - began)
+        else:
+            client.send(data)
+
+    with running_server(on_receive=close) as server, raw_client(server) as sock, raw_client(server) as other:
+        talk(sock)
+        talk(other)
+        wait_until(lambda: is_parked(server, sock) and is_parked(server, other), "parking")
+        other.close()
+        sock.sendall(b"stop")
+        assert read_exactly(sock, 1) == b""
+        sock.close()
+        wait_until(lambda: took, "close() to return")
+        assert took[0] < 4
+
+
+def test_close_in_a_signal_handler_of_the_thread_that_leads() -> None:
+    with running_server() as server, raw_client(server) as sock:
+        answered = threading.Event()
+
+        def converse() -> None:
+            talk(sock, 50)
+            answered.set()
+            wait_until(lambda: server._mailbox.bell.leader and server._mailbox.bell.leader.waiting, "a leader")
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+        main = threading.get_ident()
+        before = signal.signal(signal.SIGUSR1, lambda *_: server.close())
+        try:
+            thread = threading.Thread(target=converse)
+            thread.start()
+            while not server.killed:
+                if server.event.new_data:
+                    for client, _, data in server.return_recved_data():  # type: ignore[misc]
+                        server.send_data(data, client)
+            thread.join(PATIENCE)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert answered.is_set()
+
+
+def test_a_client_object_that_is_polled_reads_in_the_polling_thread() -> None:
+    with running_server(on_receive=echo) as server, running_client(server) as client:
+        for number in range(200):
+            client.send_data(b"%d" % number)
+            while not client.event.new_data:
+                pass
+            assert client.return_recved_data() == [b"%d" % number]
+
+
+def test_workers_leave_when_nobody_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leader, "SPARE", 0.01)
+    with running_server(on_receive=echo) as server:
+        with raw_client(server) as sock, raw_client(server) as other:
+            talk(sock)
+            talk(other)
+            wait_until(lambda: lot_of(server).workers(), "a worker")
+        wait_until(lambda: not lot_of(server).workers(), "the worker leaving")
+        with raw_client(server) as sock, raw_client(server) as other:
+            talk(sock, 50)
+            talk(other, 50)
+
+
+def test_paused_clients_that_are_parked_resume_and_lose_nothing() -> None:
+    with running_server() as server, raw_client(server) as sock:
+        server._mailbox.client_mark = 20_000
+        for _ in range(FIRST_STEPS + 2):
+            sock.sendall(b"x")
+            wait_until(lambda: server.return_recved_data(), "data")
+        wait_until(lambda: is_parked(server, sock), "parking")
+        sent = bytes(range(256)) * 40_000
+        sender = threading.Thread(target=sock.sendall, args=(sent,))
+        sender.start()
+        got = bytearray()
+        wait_until(lambda: server._mailbox._paused, "back-pressure")
+        while len(got) < len(sent):
+            for _, _, data in server.return_recved_data():  # type: ignore[misc]
+                got += data
+        sender.join(PATIENCE)
+        assert got == sent
