@@ -182,7 +182,8 @@ class TCPClient:
         try:
             connection = self._connect(target)
         except OSError as failure:
-            what = f"could not connect to {target[0]}:{target[1]}; is the server running, with this address and port?"
+            hint = "; is the server running, with this port?" if isinstance(failure, ConnectionRefusedError) else ""
+            what = f"could not connect to {target[0]}:{target[1]}{hint}"
             self._dispatch.journal.record(failure, what, level=logging.WARNING)
             return False
         if connection is not None:
@@ -352,6 +353,18 @@ class TCPClient:
             self._dispatch.journal.record(failure, "could not send", level=logging.INFO)
             self._lost(connection, failure)
             return False
+        return True
+
+    def end_sending(self) -> bool:
+        """Tell the server that nothing more will be sent; receiving goes on.
+
+        Returns:
+            Whether there was an open connection.
+        """
+        connection = self._connection
+        if connection is None or connection.over:
+            return False
+        connection.stream.end_sending()
         return True
 
     # -------------------------------------------------------------------------------------------------- receiving

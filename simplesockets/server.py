@@ -26,6 +26,10 @@ from .timing import Deadline
 from .transport import Stream
 
 
+ANSWER_TIME = 1.0
+"""Seconds that a polled client which sends no more (it closed, or half of it) can still be answered."""
+
+
 class Server_Client:
     """A client as the server sees it. Works where a socket did, and as 0.4's object.
 
@@ -720,7 +724,7 @@ class TCPServer:
             return False
         # Its last data may still be unpolled, and deserves an answer: the stream stays open until the program
         # lets go of the client (Server_Client.__del__), but not for long.
-        self._engine.later(LINGER, partial(_close_if_there, weakref.ref(client._connection)))
+        self._engine.later(ANSWER_TIME, partial(_close_if_there, weakref.ref(client._connection)))
         return True
 
 

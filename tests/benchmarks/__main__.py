@@ -38,22 +38,14 @@ Results = list[tuple[Scenario, list[Outcome]]]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks", description="Compare servers and clients."
-    )
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="beginnings of the names of --list"
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Compare servers and clients.")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="beginnings of the names of --list")
     parser.add_argument("--list", action="store_true", help="name the scenarios and contestants, and end")
     parser.add_argument("--seconds", type=float, help="of each measurement (default 2)")
     parser.add_argument("--rounds", type=int, help="how often each is measured (default 3)")
-    parser.add_argument(
-        "--quick", action="store_true", help="half a second, one round, a short bulk transfer"
-    )
+    parser.add_argument("--quick", action="store_true", help="half a second, one round, a short bulk transfer")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all figures of all rounds")
-    parser.add_argument(
-        "--plot", type=pathlib.Path, metavar="FILE.png", help="draw the medians (needs matplotlib)"
-    )
+    parser.add_argument("--plot", type=pathlib.Path, metavar="FILE.png", help="draw the medians (needs matplotlib)")
     options = parser.parse_args(arguments)
     if options.seconds is not None and not 0.05 <= options.seconds <= 600:
         parser.error("--seconds is from 0.05 to 600")
@@ -181,9 +173,7 @@ def _scenario_json(scenario: Scenario, outcomes: Sequence[Outcome]) -> dict[str,
     }
 
 
-def write(
-    results: Results, facts: dict[str, object], settings: Settings, options: argparse.Namespace
-) -> None:
+def write(results: Results, facts: dict[str, object], settings: Settings, options: argparse.Namespace) -> None:
     if options.json is not None:
         options.json.write_text(as_json(results, facts, settings), encoding="utf-8")
     if options.plot is not None and results:

@@ -311,9 +311,7 @@ SINK: dict[str, Callable[[int], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description="One server, on a free port which it prints.")
     parser.add_argument("name", choices=sorted({*ECHO, *SINK}))
-    parser.add_argument(
-        "--sink", type=int, metavar="BYTES", help="only count, and say when so many have arrived"
-    )
+    parser.add_argument("--sink", type=int, metavar="BYTES", help="only count, and say when so many have arrived")
     arguments = parser.parse_args()
     if arguments.name not in (ECHO if arguments.sink is None else SINK):
         parser.error(f"{arguments.name} cannot do that")

@@ -1,0 +1,189 @@
+"""The command line: ``python -m simplesockets demo | echo | connect`` (also installed as ``simplesockets``)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Sequence
+
+from . import TCPClient, TCPServer, __version__
+from .errors import SimpleSocketsError
+
+PATIENCE = 10_000
+"""Milliseconds after which the demo gives up on an answer."""
+
+
+def say(who: str, what: object) -> None:
+    """Print one line of a conversation, at once."""
+    print(f"  {who:<7} {what}", flush=True)
+
+
+# -------------------------------------------------------------------------------------------------------- demo
+
+
+def demo_polled() -> None:
+    """The manual's style: a loop that looks at a flag."""
+    print("Polled: the server's loop looks at server.event.new_data", flush=True)
+    server = TCPServer()
+    server.setup(ip="127.0.0.1", port=0)
+
+    def poll() -> None:
+        while not server.killed:
+            if server.event.new_data:
+                for client, address, data in server.return_recved_data():  # type: ignore[misc]
+                    say("server", f"{address} sent {short(data)}; echo it")
+                    server.send_data(data, client)
+
+    poller = threading.Thread(target=poll)
+    with server:
+        poller.start()
+        say("server", f"listens on {server.address}")
+        converse(server, [b"Hello", "Grüße".encode(), b"x" * 2048])
+    poller.join()
+
+
+def demo_callbacks() -> None:
+    """Callbacks: functions that run when something happens."""
+    print("Callbacks: on_connect, on_receive and on_disconnect", flush=True)
+    gone = threading.Event()
+
+    def left(address: object) -> None:
+        say("server", f"{address} left")
+        gone.set()
+
+    server = TCPServer()
+    server.setup(
+        ip="127.0.0.1",
+        port=0,
+        on_connect=lambda address: say("server", f"{address} connected"),
+        on_receive=lambda client, address, data: client.send(data.upper()),
+        on_disconnect=left,
+    )
+    with server:
+        converse(server, [b"hello", b"callback"])
+        if not gone.wait(PATIENCE / 1000):
+            raise SystemExit("demo: the server did not notice that the client left")
+
+
+def converse(server: TCPServer, messages: Sequence[bytes]) -> None:
+    """Connect a client, send each message, and print what comes back."""
+    client = TCPClient()
+    client.setup("127.0.0.1", server.address[1])
+    with client:
+        for message in messages:
+            client.send_data(message)
+            answer = b""
+            while len(answer) < len(message):
+                event, items = client.await_event(timeout=PATIENCE, disable_on_functions=True)
+                if event != client.EVENT_RECEIVED or items is None:
+                    raise SystemExit(f"demo: instead of an answer the client got {event}, {items}")
+                answer += b"".join(items)  # type: ignore[arg-type]
+            say("client", f"sent {short(message)}, received {short(answer)}")
+            if answer.lower() != message.lower():
+                raise SystemExit("demo: that is not what was sent")
+
+
+def short(data: bytes) -> str:
+    """The data, or its size where it is long."""
+    return repr(data) if len(data) < 60 else f"{len(data)} bytes"
+
+
+def demo(_: argparse.Namespace) -> int:
+    """Run every style once; 0 if all of them worked."""
+    demo_polled()
+    demo_callbacks()
+    print("Done. All of this ran over real sockets on this machine.", flush=True)
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------------- echo
+
+
+def echo(options: argparse.Namespace) -> int:
+    """Serve until Ctrl-C: what comes in goes back."""
+    server = TCPServer()
+    server.setup(
+        ip=options.host,
+        port=options.port,
+        on_connect=lambda address: print(f"{address[0]}:{address[1]} connected", flush=True),
+        on_receive=lambda client, address, data: client.send(data),
+        on_disconnect=lambda address: print(f"{address[0]}:{address[1]} left", flush=True),
+    )
+    with server:
+        where = " and ".join(f"{host}:{port}" for host, port in server.addresses)
+        print(f"echo server on {where}; Ctrl-C ends it", flush=True)
+        threading.Event().wait()
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------- connect
+
+
+def connect(options: argparse.Namespace) -> int:
+    """Send lines from standard input, print what comes back; ends with the input or the connection."""
+    ended = threading.Event()
+
+    def receive(data: bytes) -> None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+    client = TCPClient()
+    client.setup(options.host, options.port, on_receive=receive, on_disconnect=ended.set)
+    if not client.connect():
+        return 1  # the reason was logged
+    client.autorecv()
+    print(f"connected to {options.host}:{options.port}; Ctrl-D (or Ctrl-C) ends it", file=sys.stderr, flush=True)
+    threading.Thread(target=send_lines, args=(client,), daemon=True).start()
+    ended.wait()
+    client.close()
+    return 0
+
+
+def send_lines(client: TCPClient) -> None:
+    """Send standard input, line by line, then say that there is no more, so that the last answers still come."""
+    for line in sys.stdin.buffer:
+        if not client.send_data(line):
+            return
+    client.end_sending()
+
+
+# ---------------------------------------------------------------------------------------------------- arguments
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="simplesockets", description="TCP without an event loop.")
+    top.add_argument("--version", action="version", version=f"simplesockets {__version__}")
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    command = commands.add_parser("demo", help="start servers and clients on this machine and show what they say")
+    command.set_defaults(run=demo)
+
+    command = commands.add_parser("echo", help="run a server that sends back what it gets")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    command.add_argument("--port", type=int, default=25567, help="port, 0 for a free one (default: 25567)")
+    command.set_defaults(run=echo)
+
+    command = commands.add_parser("connect", help="talk to a server, line by line")
+    command.add_argument("host")
+    command.add_argument("port", type=int)
+    command.set_defaults(run=connect)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit code: 0, 1 after an error that was told, 130 after Ctrl-C."""
+    options = parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except (SimpleSocketsError, ValueError) as failure:
+        print(f"simplesockets: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
