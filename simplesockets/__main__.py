@@ -31,7 +31,7 @@ def demo_polled() -> None:
     def poll() -> None:
         while not server.killed:
             if server.event.new_data:
-                for client, address, data in server.return_recved_data():  # type: ignore[misc]
+                for client, address, data in server.return_recved_data():
                     say("server", f"{address} sent {short(data)}; echo it")
                     server.send_data(data, client)
 

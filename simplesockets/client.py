@@ -10,12 +10,13 @@ from functools import partial
 from socket import AF_INET, SOCK_STREAM
 from socket import socket as Socket
 from types import TracebackType
+from typing import cast
 
 from typing_extensions import Self
 
 from . import events, transport
 from .connection import LINGER, Connection
-from .dispatch import Callback, ClientDispatch, ExceptionFlags, log, overridden
+from .dispatch import Callback, ClientDispatch, ExceptionFlags, given_or_method, log
 from .engine import LINGER_AT_CLOSE, ThreadEngine
 from .errors import BusyError, ConnectionClosed, SetupError
 from .events import Data, Ending, Event, ExceptionList, ReceivedBytes, to_bytes
@@ -156,10 +157,10 @@ class TCPClient:
         if not isinstance(target_ip, str):
             raise TypeError(f"target_ip must be an address or a name, such as 'localhost', not {target_ip!r}")
         transport.check_port(target_port, zero=False)
-        transport.check_buffer(recv_buffer)
-        self._dispatch.set_on_connect(on_connect or overridden(self, TCPClient, "on_connect"))
-        self._dispatch.set_on_disconnect(on_disconnect or overridden(self, TCPClient, "on_disconnect"))
-        self._dispatch.set_on_receive(on_receive or overridden(self, TCPClient, "on_receive"))
+        transport.check_count("recv_buffer", recv_buffer, "bytes", 1)
+        self._dispatch.set_on_connect(given_or_method(on_connect, self, TCPClient, "on_connect"))
+        self._dispatch.set_on_disconnect(given_or_method(on_disconnect, self, TCPClient, "on_disconnect"))
+        self._dispatch.set_on_receive(given_or_method(on_receive, self, TCPClient, "on_receive"))
         with self._lock:
             self._target = (target_ip, target_port)
             self._recv_buffer = recv_buffer
@@ -423,7 +424,7 @@ class TCPClient:
                 self._lost(connection, None)
         return ReceivedBytes(data, time.time())
 
-    def return_recved_data(self, clear_event: bool = True) -> list[Item]:
+    def return_recved_data(self, clear_event: bool = True) -> list[ReceivedBytes]:
         """Fetch all received data, oldest first: bytes that also have 0.4's attributes ``response``, ``time_`` and
         ``from_``. Lowers ``event.new_data``.
 
@@ -434,7 +435,7 @@ class TCPClient:
 
         Source: manual, 0.4.
         """
-        return self._mailbox.take_all()
+        return cast("list[ReceivedBytes]", self._mailbox.take_all())
 
     @property
     def recved_data(self) -> ReceivedList:
@@ -456,7 +457,7 @@ class TCPClient:
 
     def await_event(
         self, timeout: float = 0, disable_on_functions: bool = False
-    ) -> tuple[Event, list[Item] | ExceptionList | None]:
+    ) -> tuple[Event, list[ReceivedBytes] | ExceptionList | None]:
         """Wait until something happens.
 
         Args:

@@ -255,21 +255,21 @@ class Connection:
         """The next item, or, with ``size``, the next bytes of the stream, at most so many. Empty at the end.
 
         In a callback of this connection, or where there is no reader, this reads the socket. In another thread it
-        waits for what the reader stores, since two readers would tear the stream apart.
+        takes what the reader stored, and waits for more, since two readers would tear the stream apart.
 
         Raises:
             TimeoutError: nothing came within ``timeout`` seconds.
             OSError: the connection broke.
         """
-        reader = self.thread
-        if reader is None or not reader.is_alive() or reader is threading.current_thread() or self.is_served_here():
-            data = self._read_here(size, timeout)
-        else:
-            data = self._await_reader(timeout)
-        if size is not None and len(data) > size:
-            self._inbox.appendleft(data[size:])
-            data = data[:size]
-        return data
+        if self.is_served_here() or self.thread is threading.current_thread():
+            return self._read_here(size, timeout)
+        if self.thread is not None and self.thread.is_alive():
+            data = self.mailbox.bell.wait_for(lambda: self._take_stored(size), timeout)
+            if data is None and not self.mailbox.bell.closed:
+                raise TimeoutError(f"nothing was received within {timeout} seconds")
+            return data or b""
+        data = self._take_stored(size)
+        return self._read_here(size, timeout) if data is None else data
 
     # ---------------------------------------------------------------------------------------------------- inside
 
@@ -338,37 +338,37 @@ class Connection:
         self.mailbox.bell.ring()
         return Step.STOPPED
 
+    def _take_stored(self, size: int | None) -> bytes | None:
+        # In the order of the stream: what the reader stored, what it kept when reading was turned off, the end.
+        data = self.mailbox.take_first(self, size)
+        if data is None:
+            data = self._take_kept(size)
+        return b"" if data is None and self.over else data
+
+    def _take_kept(self, size: int | None) -> bytes | None:
+        if not self._inbox:
+            return None
+        data = self._inbox.popleft()
+        if size is not None and len(data) > size:
+            self._inbox.appendleft(data[size:])
+            data = data[:size]
+        return data
+
     def _read_here(self, size: int | None, timeout: float | None) -> bytes:
         until = Deadline(timeout, time.monotonic())
         while not self._inbox:
             if timeout is not None and not self.stream.wait_readable(until.left(time.monotonic())):
                 raise TimeoutError(f"nothing was received within {timeout} seconds")
-            if self._raw and size is not None:
-                data = self.stream.receive_some(size)
-            else:
-                data = self.stream.receive_some(self._read_size)
-                if len(data) >= self._read_size:
-                    data = self._join(data)
+            exact = self._raw and size is not None
+            data = self.stream.receive_some(size if exact and size else self._read_size)
+            if not exact and len(data) >= self._read_size:
+                data = self._join(data)
             if not data:
                 self.note_ending("peer closed")
                 self._inbox.extend(self._protocol.feed_eof())
                 break
             self._inbox.extend(self._protocol.feed(data))
-        return self._inbox.popleft() if self._inbox else b""
-
-    def _await_reader(self, timeout: float | None) -> bytes:
-        def attempt() -> bytes | None:
-            if self._inbox:
-                return self._inbox.popleft()
-            item = self.mailbox.take_first(self)
-            if item is not None:
-                return item.response
-            return b"" if self.over else None
-
-        data = self.mailbox.bell.wait_for(attempt, timeout)
-        if data is None and not self.mailbox.bell.closed:
-            raise TimeoutError(f"nothing was received within {timeout} seconds")
-        return data or b""
+        return self._take_kept(size) or b""
 
 
 def _no_hook() -> bool:

@@ -129,11 +129,12 @@ def arity(name: str, function: object, forms: dict[int, str]) -> int:
     raise TypeError(f"{name} is called as {described}; {function!r} takes other arguments. Change its parameters")
 
 
-def overridden(instance: object, base: type, name: str) -> Callback | None:
-    """The method by which a subclass replaced a callback property of ``base``; None if it did not."""
-    if getattr(type(instance), name) is getattr(base, name):
-        return None
-    method: Callback | None = getattr(instance, name)
+def given_or_method(given: Callback | None, instance: object, base: type, name: str) -> Callback | None:
+    """The callback that was given; else the method by which a subclass replaced that property of ``base``; else
+    None."""
+    if given is not None or getattr(type(instance), name) is getattr(base, name):
+        return given
+    method: Callback = getattr(instance, name)
     return method
 
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import heapq
 import itertools
+import logging
 import selectors
 import socket
 import threading
@@ -319,7 +320,7 @@ class Acceptor:
         return None
 
     def _pause(self, failure: OSError) -> float:
-        pause = self._backoff.pause()
-        doing = f"accepting pauses for {pause:g} s, since the system has no more sockets to give; close some, or raise"
-        self._journal.record(failure, f"{doing} the limit (ulimit -n)", level=30)
-        return pause
+        if self._backoff.is_fresh():  # once, until accepting succeeds again
+            what = "accepting pauses, since the system has no more sockets to give; close some, or raise ulimit -n"
+            self._journal.record(failure, what, level=logging.WARNING)
+        return self._backoff.pause()

@@ -9,10 +9,13 @@ an object itself and gives no time.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, SupportsIndex, TypeVar, cast, overload
+
+from typing_extensions import Buffer
 
 if TYPE_CHECKING:
     from .server import Server_Client
@@ -85,7 +88,7 @@ class Socket_Response:
         return f"Socket_Response(response={self.response!r}, time={self.time_})"
 
 
-Data = bytes | bytearray | memoryview | str | Socket_Response
+Data = Buffer | str | Socket_Response
 """What can be sent: bytes-like, text (as UTF-8), or something received."""
 
 
@@ -97,13 +100,13 @@ def to_bytes(data: Data) -> bytes:
     """
     if isinstance(data, bytes):
         return data
-    if isinstance(data, (bytearray, memoryview)):
-        return bytes(data)
     if isinstance(data, str):
         return data.encode()
     if isinstance(data, Socket_Response):
         content = data.response
         return b"".join(content) if isinstance(content, tuple) else to_bytes(content)
+    with contextlib.suppress(TypeError):
+        return bytes(memoryview(data))
     raise TypeError(
         f"data must be bytes, text (sent as UTF-8) or something received, not {type(data).__name__}; "
         f"convert it first, for example with str(data).encode() or json.dumps(data)"
@@ -144,6 +147,10 @@ class ReceivedBytes(bytes, Socket_Response):
         """The client that sent them; None on the client's side."""
         return self._sender
 
+    def without(self, size: int) -> ReceivedBytes:
+        """What is left of it after so many bytes."""
+        return ReceivedBytes(self[size:], self._stamp, self._sender)
+
     __len__ = bytes.__len__
     __getitem__ = bytes.__getitem__
     __str__ = bytes.__str__
@@ -155,7 +162,7 @@ class ReceivedBytes(bytes, Socket_Response):
 _new_tuple = tuple.__new__
 
 
-class ReceivedItem(tuple[object, ...], Socket_Response):
+class ReceivedItem(tuple["Server_Client", Address, bytes], Socket_Response):
     """One received item on the server: the tuple ``(client_socket, address, data)``, with 0.4's attributes."""
 
     source: Hashable  # as in ReceivedBytes
@@ -172,7 +179,7 @@ class ReceivedItem(tuple[object, ...], Socket_Response):
     @property
     def response(self) -> bytes:
         """The bytes."""
-        return cast(bytes, tuple.__getitem__(self, 2))
+        return self[2]
 
     @property
     def time_(self) -> datetime:
@@ -182,10 +189,14 @@ class ReceivedItem(tuple[object, ...], Socket_Response):
     @property
     def from_(self) -> Server_Client:
         """The client that sent them."""
-        return cast("Server_Client", tuple.__getitem__(self, 0))
+        return self[0]
+
+    def without(self, size: int) -> ReceivedItem:
+        """What is left of it after so many bytes."""
+        return ReceivedItem(self[0], self[1], self[2][size:], self._stamp)
 
     __len__ = tuple.__len__
-    __getitem__ = tuple.__getitem__
+    __getitem__ = tuple.__getitem__  # type: ignore[assignment]
     __str__ = tuple.__str__
 
     @staticmethod

@@ -143,8 +143,8 @@ class ParkingLot:
     def _enter(self, parked: _Parked) -> bool:
         if not self._open and not self._set_up():
             return False
-        if parked.fd < 0 or parked.fd in self._parked:
-            return False  # the program closed the descriptor, this one or another of that number
+        if parked.fd < 0 or parked.fd in self._parked or parked.connection.stream.has_timeout():
+            return False  # the program closed the descriptor, this one or another of that number, or set a timeout
         try:
             self._epoll.register(parked.fd, _IN)
         except OSError:  # the system watches no more

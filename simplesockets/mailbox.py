@@ -427,12 +427,20 @@ class Mailbox:
             source.resume()
         return items
 
-    def take_first(self, source: Pausable) -> Item | None:
-        """Take the oldest item of one source; None if there is none."""
+    def take_first(self, source: Pausable, size: int | None = None) -> bytes | None:
+        """Take the oldest item of one source, or its first ``size`` bytes; None if there is none."""
         with self._lock:
             if source not in self._held:
                 return None
-            return self.take_at(next(i for i, item in enumerate(self._items) if item.source is source))
+            index = next(i for i, item in enumerate(self._items) if item.source is source)
+            item = self._items[index]
+            if size is None or len(item.response) <= size:
+                return self.take_at(index).response
+            rest = self._items[index] = item.without(size)
+            rest.source = source
+            self._held[source] -= size
+            self._total -= size
+            return bytes(item.response[:size])
 
     def take_at(self, index: SupportsIndex) -> Item:
         """Take one item out, by its place."""

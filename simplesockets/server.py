@@ -11,20 +11,31 @@ from functools import partial
 from socket import AF_INET, SOCK_STREAM
 from socket import socket as Socket
 from types import TracebackType
+from typing import cast
 
 from typing_extensions import Self
 
 from . import events, transport
 from .connection import LINGER, Connection
-from .dispatch import Callback, ExceptionFlags, ServerDispatch, log, overridden
+from .dispatch import Callback, ExceptionFlags, ServerDispatch, given_or_method, log
 from .engine import Acceptor, ThreadEngine, join
 from .errors import LifecycleError, SetupError, UnknownClient
-from .events import Address, ClientAddress, ClientTable, Data, Ending, Event, ExceptionList, ReceivedBytes, to_bytes
+from .events import (
+    Address,
+    ClientAddress,
+    ClientTable,
+    Data,
+    Ending,
+    Event,
+    ExceptionList,
+    ReceivedBytes,
+    ReceivedItem,
+    to_bytes,
+)
 from .mailbox import Bell, Item, Mailbox, ReceivedList
 from .protocol import ProtocolFactory, RawProtocol
 from .timing import Deadline
 from .transport import Stream
-
 
 ANSWER_TIME = 1.0
 """Seconds that a polled client which sends no more (it closed, or half of it) can still be answered."""
@@ -284,7 +295,8 @@ class TCPServer:
         Source: manual; ``ip`` of several addresses and ``protocol`` are new.
         """
         transport.check_port(port, zero=True)
-        transport.check_buffer(recv_buffer)
+        transport.check_count("listen", listen, "connections", 0)
+        transport.check_count("recv_buffer", recv_buffer, "bytes", 1)
         hosts = _hosts(ip)
         self._assign_callbacks(on_connect, on_disconnect, on_receive)
         self._dispatch.set_handle_client(handle_client)
@@ -292,7 +304,7 @@ class TCPServer:
             if self._listeners:
                 raise SetupError("setup() was called already; close() this server before you set it up anew")
             unbound, self._unbound = self._unbound, None
-        listeners = transport.listen_on(hosts or transport.default_hosts(), port, listen, unbound)
+        listeners = transport.listen_on_free_port(hosts or transport.default_hosts(), port, listen, unbound)
         with self._lock:
             self._listeners = listeners
             self._addresses = [listener.getsockname()[:2] for listener in listeners]
@@ -310,9 +322,9 @@ class TCPServer:
         self, on_connect: Callback | None, on_disconnect: Callback | None, on_receive: Callback | None
     ) -> None:
         # A subclass may define a callback as a method. Then there is no property of that name to assign to.
-        self._dispatch.set_on_connect(on_connect or overridden(self, TCPServer, "on_connect"))
-        self._dispatch.set_on_disconnect(on_disconnect or overridden(self, TCPServer, "on_disconnect"))
-        self._dispatch.set_on_receive(on_receive or overridden(self, TCPServer, "on_receive"))
+        self._dispatch.set_on_connect(given_or_method(on_connect, self, TCPServer, "on_connect"))
+        self._dispatch.set_on_disconnect(given_or_method(on_disconnect, self, TCPServer, "on_disconnect"))
+        self._dispatch.set_on_receive(given_or_method(on_receive, self, TCPServer, "on_receive"))
 
     def _warn_if_reachable(self) -> None:
         reachable = [host for host, _ in self._addresses if not transport.is_loopback(host)]
@@ -323,8 +335,6 @@ class TCPServer:
                 ", ".join(reachable),
                 self._addresses[0][1],
             )
-        elif len(self._addresses) == 1:
-            log.info("listening on %s only", self._addresses[0][0])
 
     def start(self) -> None:
         """Begin to accept clients, or go on after :meth:`stop`.
@@ -446,10 +456,7 @@ class TCPServer:
     @max_connections.setter
     def max_connections(self, value: int | None) -> None:
         if value is not None:
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"max_connections must be a whole number, or None for no limit, not {value!r}")
-            if value < 1:
-                raise ValueError(f"max_connections must be at least 1, or None for no limit, not {value}")
+            transport.check_count("max_connections", value, "connections (or None for no limit)", 1)
         self._max_connections = value
         self._wake_acceptor()
 
@@ -554,7 +561,7 @@ class TCPServer:
 
     # -------------------------------------------------------------------------------------------------- receiving
 
-    def return_recved_data(self) -> list[Item]:
+    def return_recved_data(self) -> list[ReceivedItem]:
         """Fetch all received data: a list of ``(client_socket, address, data)`` tuples, oldest first, which also
         have 0.4's attributes ``response``, ``time_`` and ``from_``. Lowers ``event.new_data``.
 
@@ -562,7 +569,7 @@ class TCPServer:
 
         Source: manual, 0.4.
         """
-        return self._mailbox.take_all()
+        return cast("list[ReceivedItem]", self._mailbox.take_all())
 
     def recv_data(self, client: Target, *, timeout: float | None = None) -> ReceivedBytes:
         """Receive from one client; see :meth:`Server_Client.recv`. Programs rarely need it.
@@ -601,7 +608,7 @@ class TCPServer:
     def new_data_recved(self, value: bool) -> None:
         self._mailbox.new_data.assign(value)
 
-    def await_event(self, timeout: float = 0) -> tuple[Event, list[Item] | ExceptionList | None]:
+    def await_event(self, timeout: float = 0) -> tuple[Event, list[ReceivedItem] | ExceptionList | None]:
         """Wait until something happens.
 
         Args:
@@ -678,7 +685,7 @@ class TCPServer:
         client = Server_Client(sock, address, recv_buffer=self._recv_buffer, connection=connection)
         dispatch = self._dispatch
         connection.bind(
-            opened=partial(dispatch.connected, client),
+            opened=partial(self._opened, client),
             deliver=partial(dispatch.deliver, client, connection),
             ended=partial(self._ended, client),
             leaving=partial(self._leaving, client, connection.stream),
@@ -686,17 +693,22 @@ class TCPServer:
         handle = dispatch.handle_client
         work = partial(dispatch.handle, handle, client) if handle is not None else None
         engine.attach(connection, f"{address[0]}:{address[1]}", work)
-        with self._lock:
-            self._connected.add(client)
-            self.clients[address] = client
         try:
-            engine.start(connection)
+            with self._lock:  # the thread waits for it in _opened()
+                engine.start(connection)
+                self._connected.add(client)
+                self.clients[address] = client
         except RuntimeError as failure:  # no more threads
             dispatch.journal.record(failure, f"cannot serve {address[0]}:{address[1]}")
-            self._leave(client)
             connection.close()
         if self._closed:  # close() may have looked before this client was there
             connection.hang_up()
+
+    def _opened(self, client: Server_Client) -> None:
+        # The first hook of a connection.
+        with self._lock:
+            pass  # until it stands in clients
+        self._dispatch.connected(client)
 
     def _leaving(self, client: Server_Client, stream: Stream) -> None:
         # Somebody hung up on this client. Its reader may be asleep in the socket until the client closes, too; if it

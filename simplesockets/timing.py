@@ -27,6 +27,10 @@ class Backoff:
         self._factor = factor
         self._next = first
 
+    def is_fresh(self) -> bool:
+        """Whether there was no pause since the last success."""
+        return self._next == self._first
+
     def pause(self) -> float:
         """How long to wait before the next try."""
         pause = self._next

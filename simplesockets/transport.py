@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import select
 import socket
 import threading
@@ -26,9 +27,13 @@ from collections.abc import Sequence
 from .errors import BindError, ConnectionClosed, ResolveError
 from .timing import Deadline
 
+log = logging.getLogger("simplesockets")
+
 MIN_BACKLOG = 1024
 """The kernel's queue of connections that nobody accepted yet is at least this long. A short one (the documented
 default is 5) makes a burst of clients wait for a second each; the system's own limit applies all the same."""
+
+_PORT_TRIES = 20  # a port that is free on one address may be taken on another
 
 _NO_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _HAS_POLL = hasattr(select, "poll")
@@ -104,21 +109,22 @@ class Stream:
         """What is there already, at most ``size`` bytes; never waits. Empty where there is nothing, also at the end
         of the stream and after an error: the next read tells."""
         try:
-            if not _NO_WAIT and not wait_ready(self.socket, 0):
+            # A timeout that the program set would make it wait all the same.
+            if (not _NO_WAIT or self.has_timeout()) and not wait_ready(self.socket, 0):
                 return b""
             return self.socket.recv(size, _NO_WAIT)
-        except OSError:
+        except (OSError, ValueError):
             return b""
+
+    def has_timeout(self) -> bool:
+        """Whether the program put the socket in a mode in which reading does not wait, or not for ever."""
+        return self.socket.gettimeout() is not None
 
     def at_end(self) -> bool:
         """Whether the other end's stream is over and everything it sent was read. Never waits."""
         try:
-            if not _NO_WAIT and not wait_ready(self.socket, 0):
-                return False
-            return not self.socket.recv(1, socket.MSG_PEEK | _NO_WAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
+            return wait_ready(self.socket, 0) and not self.socket.recv(1, socket.MSG_PEEK)
+        except (OSError, ValueError):
             return True
 
     def wait_readable(self, timeout: float | None) -> bool:
@@ -220,16 +226,16 @@ def check_port(port: object, *, zero: bool) -> None:
         raise ValueError(f"the port must be from {lowest} to 65535{hint}, not {port}")
 
 
-def check_buffer(size: object) -> None:
-    """Refuse what is no buffer size.
+def check_count(name: str, value: object, what: str, least: int) -> None:
+    """Refuse what is no whole number of at least ``least``.
 
     Raises:
         TypeError, ValueError: naming the value and what to give instead.
     """
-    if not isinstance(size, int) or isinstance(size, bool):
-        raise TypeError(f"recv_buffer must be a whole number of bytes, such as 2048, not {size!r}")
-    if size < 1:
-        raise ValueError(f"recv_buffer must be at least 1 byte, not {size}")
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number of {what}, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least} {what}, not {value}")
 
 
 def resolve(host: str, port: int, *, passive: bool = False) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
@@ -297,37 +303,58 @@ def _bind_advice(failure: OSError, host: str, port: int) -> str:
     return f"cannot listen on {host or '0.0.0.0'}:{port}: {advice}"
 
 
-def listen_on(hosts: Sequence[str], port: int, backlog: int, sock: socket.socket | None = None) -> list[socket.socket]:
+def listen_on(
+    hosts: Sequence[str], port: int, backlog: int, unbound: socket.socket | None = None
+) -> list[socket.socket]:
     """Listening sockets on several addresses, all with the same port.
+
+    Args:
+        hosts, port, backlog: see :func:`listen`.
+        unbound: a socket that the first address uses if it is one of IPv4; closed if it is not used.
 
     Raises:
         ResolveError, BindError: see :func:`listen`; no socket is left open then.
     """
-    tries = 20 if port == 0 and len(hosts) > 1 else 1  # a port that is free on one address may be taken on another
-    for left in reversed(range(tries)):
-        listeners: list[socket.socket] = []
+    listeners: list[socket.socket] = []
+    try:
+        for host in hosts:
+            same_port = listeners[0].getsockname()[1] if listeners else port
+            first = None if listeners else unbound
+            listeners.append(listen(host, same_port, backlog, only_ipv6=len(hosts) > 1, sock=first))
+    except (BindError, ResolveError):
+        for listener in listeners:
+            listener.close()
+        raise
+    finally:
+        if unbound is not None and unbound not in listeners:
+            unbound.close()
+    return listeners
+
+
+def listen_on_free_port(
+    hosts: Sequence[str], port: int, backlog: int, unbound: socket.socket | None = None
+) -> list[socket.socket]:
+    """The same, where port 0 means one that is free on all of the addresses: looked for, several times."""
+    for _ in range(_PORT_TRIES if port == 0 and len(hosts) > 1 else 0):
         try:
-            for host in hosts:
-                same_port = listeners[0].getsockname()[1] if listeners else port
-                listeners.append(listen(host, same_port, backlog, only_ipv6=len(hosts) > 1, sock=sock))
-                sock = None
-            return listeners
-        except (BindError, ResolveError) as failure:
-            for listener in listeners:
-                listener.close()
-            if not left or not isinstance(failure, BindError) or failure.errno != errno.EADDRINUSE:
+            return listen_on(hosts, port, backlog, unbound)
+        except BindError as failure:
+            unbound = None
+            if failure.errno != errno.EADDRINUSE:
                 raise
-    raise AssertionError("unreachable: the last try returns or raises")
+    return listen_on(hosts, port, backlog, unbound)
 
 
 def default_hosts() -> list[str]:
     """Where a server listens that was not told: the host name's address and 127.0.0.1, or one where they are the
-    same, or 127.0.0.1 alone where the host name does not resolve (a second element ``""`` is never given)."""
+    same, or 127.0.0.1 alone, with a warning, where the host name does not resolve."""
+    name = socket.gethostname()
     try:
-        named = [address[0] for _, address in resolve(socket.gethostname(), 0) if ":" not in address[0]]
+        named = [resolve(name, 0, passive=True)[0][1][0]]
     except ResolveError:
+        log.warning("the host name %r does not resolve: listening on 127.0.0.1 only; setup(ip=…) says where else", name)
         named = []
-    return list(dict.fromkeys([*named[:1], "127.0.0.1"]))
+    return list(dict.fromkeys([*named, "127.0.0.1"]))
 
 
 def is_loopback(host: str) -> bool:
@@ -366,15 +393,19 @@ class Dial:
             ConnectionClosed: it was aborted.
         """
         failure: OSError | None = None
-        for family, address in resolve(self._host, self._port):
-            try:
-                return self._try(family, address)
-            except OSError as refused:
-                failure = refused
-            if self._aborted:
-                raise ConnectionClosed("connecting was ended by close()") from failure
-        assert failure is not None  # resolve() gives at least one address
-        raise failure
+        try:
+            for family, address in resolve(self._host, self._port):
+                try:
+                    return self._try(family, address)
+                except OSError as refused:
+                    failure = refused
+                if self._aborted:
+                    raise ConnectionClosed("connecting was ended by close()") from failure
+            assert failure is not None  # resolve() gives at least one address
+            raise failure
+        finally:
+            if self._given is not None:
+                self._given.close()
 
     def abort(self) -> None:
         """End the attempt: :meth:`connect` raises :class:`ConnectionClosed`."""

@@ -549,6 +549,9 @@ server.setup(ip="127.0.0.1", port=0, on_receive=lambda client, address, data: cl
 server.start()
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 print(server.address[1], flush=True)
+while not server.event.exception.occurred:
+    pass
+print("starved", flush=True)
 sys.stdin.readline()
 kinds = {type(record.exception).__name__ for record in server.return_exceptions()}
 print(kinds, server._acceptor.thread.is_alive(), flush=True)
@@ -567,6 +570,7 @@ def test_running_out_of_descriptors_does_not_end_accepting() -> None:
             for sock in socks[:10]:
                 sock.sendall(b"ping")
                 assert read_exactly(sock, 4) == b"ping"
+            assert process.stdout.readline() == "starved\n"
             for sock in socks[:30]:
                 sock.close()
             for sock in socks[30:]:
