@@ -18,6 +18,7 @@ How a connection ends, exactly once and in order: its ``opened`` hook, then its 
 from __future__ import annotations
 
 import enum
+import errno
 import threading
 import time
 from collections import deque
@@ -80,10 +81,11 @@ class Connection:
         self.took = 0.0  # seconds that dispatching took in the latest step
         self.waker: Wakeable | None = None  # set by an engine: told when there is room again, or closing begins
         self._protocol = protocol
-        self._raw = isinstance(protocol, RawProtocol)
+        self._raw = type(protocol) is RawProtocol  # a subclass may have other ideas
         self._read: Callable[[int], bytes] = stream.receive_some
         self._read_size = recv_buffer
         self._inbox: deque[bytes] = deque()  # items that were read but not delivered; they come before all others
+        self._error: ProtocolError | OSError | None = None  # it comes after them
         self._reader_lock = threading.RLock()  # protects who reads; never held across I/O or user code
         self._dispatching = 0  # the number of the thread that runs hooks; 0 while none does
         self._unended = [True]  # who pops it runs the ended hook
@@ -129,11 +131,8 @@ class Connection:
         if not self._inbox or not self.reading:
             try:
                 data = self._read(self._read_size)
-            except (BlockingIOError, TimeoutError):
-                return _NOTHING
             except OSError as failure:
-                self.note_ending("reset", failure)
-                return _DONE
+                return self._not_read(failure)
         self._dispatching = threading.get_ident()
         began = time.perf_counter()
         try:
@@ -243,9 +242,11 @@ class Connection:
             return
         self.note_ending("peer closed")
         self.mailbox.forget(self)
-        self.kept = self._ended() is True
-        self._unbind()  # the hooks hold the program's objects, and those may hold us
-        self.mailbox.bell.ring()
+        try:
+            self.kept = self._ended() is True
+        finally:
+            self._unbind()  # the hooks hold the program's objects, and those may hold us
+            self.mailbox.bell.ring()
 
     def close(self) -> None:
         """Free the socket. For the reader, or when there is none."""
@@ -276,13 +277,23 @@ class Connection:
     def _unbind(self) -> None:
         self.bind(_no_hook, _no_delivery, _no_hook, _no_hook)
 
+    def _not_read(self, failure: OSError) -> Step:
+        if isinstance(failure, (BlockingIOError, TimeoutError)) and failure.errno != errno.ETIMEDOUT:
+            return _NOTHING  # of the socket's mode; ETIMEDOUT says that the other end is gone
+        self.note_ending("reset", failure)
+        return _DONE
+
     def _join(self, data: bytes) -> bytes:
         # A full read: more is there, most likely. Big messages follow big messages, so read big from now on.
         self._read_size = max(self._read_size, BIG_READ)
         parts = [data]
         room = JOIN_LIMIT - len(data)
         while room > 0:
-            more = self.stream.receive_waiting(min(room, JOIN_LIMIT // 4))
+            try:
+                more = self.stream.receive_waiting(min(room, JOIN_LIMIT // 4))
+            except OSError as failure:  # what came before it is delivered; the next read shows the end
+                self._not_read(failure)
+                break
             if not more:
                 break
             parts.append(more)
@@ -290,53 +301,50 @@ class Connection:
         return b"".join(parts) if len(parts) > 1 else data
 
     def _dispatch(self, data: bytes | None) -> Step:
-        if data is not None and len(data) >= self._read_size:
-            data = self._join(data)
+        # Whatever is read goes through the inbox, so that a callback that receives gets what comes next.
+        if data is not None:
+            self._take_in(data)
         if not self.reading:
-            return self._keep(data or b"")
+            return self._keep(data)
         full = False
         while self._inbox and not self.closing:
             full = self._deliver(self._inbox.popleft()) or full
-        if data:
-            if self._raw:
-                full = self._deliver(data) or full
-            else:
-                full = self._feed(data) or full
-        elif data is not None:
-            self._end_of_stream()
-            return Step.DONE
-        return Step.PAUSED if full else Step.MORE
+        if self._error is not None:
+            raise self._error
+        if data == b"":
+            self.note_ending("peer closed")
+            return _DONE
+        return _PAUSED if full else _MORE
 
-    def _feed(self, data: bytes) -> bool:
-        full = False
+    def _take_in(self, data: bytes) -> None:
+        # An error of the protocol counts after the items before it.
+        if len(data) >= self._read_size:
+            data = self._join(data)
+        if self._raw:
+            if data:
+                self._inbox.append(data)
+            return
         try:
-            for item in self._protocol.feed(data):
-                full = self._deliver(item) or full
-                if self.closing:
-                    break
-        finally:
-            self._say()
-        return full
-
-    def _say(self) -> None:
+            self._inbox.extend(self._protocol.feed(data) if data else self._protocol.feed_eof())
+        except ProtocolError as failure:
+            self._error = failure
         reply = self._protocol.data_to_send()
-        if reply:
-            self.stream.send_all(reply)
+        try:
+            if reply:
+                self.stream.send_all(reply)
+        except OSError as failure:
+            self._error = self._error or failure
 
-    def _end_of_stream(self) -> None:
-        self.note_ending("peer closed")
-        for item in self._protocol.feed_eof():
-            self._deliver(item)
-
-    def _keep(self, data: bytes) -> Step:
+    def _keep(self, data: bytes | None) -> Step:
         # The program turned reading off while the reader was asleep in the socket. What it woke up with is kept for
         # recv_data(), or for when reading is turned on again.
-        if not data:
-            self._end_of_stream()
-            return Step.DONE
-        self._inbox.extend(self._protocol.feed(data))
         self.mailbox.bell.ring()
-        return Step.STOPPED
+        if self._error is not None:
+            raise self._error
+        if data:
+            return Step.STOPPED
+        self.note_ending("peer closed")
+        return _DONE
 
     def _take_stored(self, size: int | None) -> bytes | None:
         # In the order of the stream: what the reader stored, what it kept when reading was turned off, the end.
@@ -357,18 +365,24 @@ class Connection:
     def _read_here(self, size: int | None, timeout: float | None) -> bytes:
         until = Deadline(timeout, time.monotonic())
         while not self._inbox:
+            if self._error is not None:
+                raise self._error
             if timeout is not None and not self.stream.wait_readable(until.left(time.monotonic())):
                 raise TimeoutError(f"nothing was received within {timeout} seconds")
-            exact = self._raw and size is not None
-            data = self.stream.receive_some(size if exact and size else self._read_size)
-            if not exact and len(data) >= self._read_size:
-                data = self._join(data)
-            if not data:
+            if self._raw and size is not None:
+                return self._read_exactly_once(size)
+            data = self.stream.receive_some(self._read_size)
+            self._take_in(data)
+            if not data and self._error is None:
                 self.note_ending("peer closed")
-                self._inbox.extend(self._protocol.feed_eof())
                 break
-            self._inbox.extend(self._protocol.feed(data))
         return self._take_kept(size) or b""
+
+    def _read_exactly_once(self, size: int) -> bytes:
+        data = self.stream.receive_some(size)
+        if not data and size:
+            self.note_ending("peer closed")
+        return data
 
 
 def _no_hook() -> bool:

@@ -10,12 +10,12 @@ an object itself and gives no time.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, ItemsView, Iterator, KeysView, ValuesView
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, SupportsIndex, TypeVar, cast, overload
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, Self
 
 if TYPE_CHECKING:
     from .server import Server_Client
@@ -113,7 +113,17 @@ def to_bytes(data: Data) -> bytes:
     )
 
 
-class ReceivedBytes(bytes, Socket_Response):
+class _Unchanging:
+    """Its own copy, as bytes and tuples are; only pickles lose the socket."""
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+
+class ReceivedBytes(_Unchanging, bytes, Socket_Response):
     """Received bytes that know when they came and from whom.
 
     Compares, hashes, prints and pickles as the plain bytes.
@@ -162,7 +172,7 @@ class ReceivedBytes(bytes, Socket_Response):
 _new_tuple = tuple.__new__
 
 
-class ReceivedItem(tuple["Server_Client", Address, bytes], Socket_Response):
+class ReceivedItem(_Unchanging, tuple["Server_Client", Address, bytes], Socket_Response):
     """One received item on the server: the tuple ``(client_socket, address, data)``, with 0.4's attributes."""
 
     source: Hashable  # as in ReceivedBytes
@@ -210,7 +220,7 @@ class ReceivedItem(tuple["Server_Client", Address, bytes], Socket_Response):
         return tuple, ((None, *self[1:]),)  # a socket cannot travel in a pickle
 
 
-class ClientAddress(tuple[object, ...]):
+class ClientAddress(_Unchanging, tuple[object, ...]):
     """What a server's ``on_connect`` and ``on_disconnect`` get: the ``(ip, port)`` tuple of the manual, which answers
     for the client, too, as 0.4's argument did (``.send()``, ``.address``, ``.socket`` …)."""
 
@@ -239,20 +249,28 @@ class ClientTable(dict[Address, Client]):
     Clients come and go while a program looks, so whatever iterates does so over the table of that moment.
     """
 
+    def copy(self) -> dict[Address, Client]:
+        """The table of this moment, as a plain dictionary."""
+        table = {}
+        for address in list(dict.keys(self)):
+            with contextlib.suppress(KeyError):  # gone meanwhile
+                table[address] = self[address]
+        return table
+
     def __iter__(self) -> Iterator[Address]:
         return iter(list(dict.keys(self)))
 
-    def keys(self) -> list[Address]:  # type: ignore[override]
+    def keys(self) -> KeysView[Address]:  # type: ignore[override]
         """The addresses."""
-        return list(dict.keys(self))
+        return self.copy().keys()
 
-    def values(self) -> list[Client]:  # type: ignore[override]
+    def values(self) -> ValuesView[Client]:  # type: ignore[override]
         """The clients."""
-        return list(dict.values(self))
+        return self.copy().values()
 
-    def items(self) -> list[tuple[Address, Client]]:  # type: ignore[override]
+    def items(self) -> ItemsView[Address, Client]:  # type: ignore[override]
         """Pairs of address and client."""
-        return list(dict.items(self))
+        return self.copy().items()
 
 
 # ------------------------------------------------------------------------------------------------------ events
@@ -332,8 +350,14 @@ class ExceptionRecord(tuple[object, ...]):
         """The time as 0.4's dictionary of exceptions spells it."""
         return self.time.strftime("%H:%M:%S|%d.%m.%Y")
 
+    def __reduce__(self) -> tuple[type[ExceptionRecord], tuple[BaseException, str | None, datetime]]:
+        return ExceptionRecord, (self.exception, self.traceback, self.time)
+
     def __str__(self) -> str:
         return f"{type(self.exception).__name__}: {self.exception}\nTraceback:\n{self.traceback}"
+
+
+Default = TypeVar("Default")
 
 
 class ExceptionList(list[ExceptionRecord]):
@@ -384,9 +408,9 @@ class ExceptionList(list[ExceptionRecord]):
         """Pairs of time, as text, and record (0.4)."""
         return iter([(record.key, record) for record in self])
 
-    def get(self, time: str | datetime) -> ExceptionRecord | None:
-        """The newest record of that time (text as in :meth:`keys`, or a datetime); None if there is none."""
-        return next((record for record in reversed(self) if time in (record.key, record.time)), None)
+    def get(self, time: str | datetime, default: Default | None = None) -> ExceptionRecord | Default | None:
+        """The newest record of that time (text as in :meth:`keys`, or a datetime); ``default`` if there is none."""
+        return next((record for record in reversed(self) if time in (record.key, record.time)), default)
 
     @overload
     def __getitem__(self, index: SupportsIndex | str | datetime, /) -> ExceptionRecord: ...
@@ -395,7 +419,7 @@ class ExceptionList(list[ExceptionRecord]):
     def __getitem__(self, index: SupportsIndex | slice | str | datetime, /) -> ExceptionRecord | list[ExceptionRecord]:
         if not isinstance(index, (str, datetime)):
             return super().__getitem__(index)
-        record = self.get(index)
+        record: ExceptionRecord | None = self.get(index)
         if record is None:
             raise KeyError(index)
         return record

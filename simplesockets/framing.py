@@ -17,12 +17,22 @@ was fed, without a copy in between.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 from .errors import FrameTooLarge, FrameTruncated, InvalidHeader
 
 MAX_FRAME = 64 * 1024 * 1024
 """Default limit of a frame, in bytes, header or delimiter not counted."""
+
+
+_MOST_DIGITS = 18
+"""More digits than any limit has; int() refuses thousands, and takes long for hundreds."""
+
+
+def _read_long(digits: bytes) -> int:
+    significant = digits.lstrip(b"0")
+    return int(significant or b"0") if len(significant) <= _MOST_DIGITS else sys.maxsize
 
 
 class LengthPrefixFramer:
@@ -51,7 +61,7 @@ class LengthPrefixFramer:
         digits = header.rstrip(b" ")
         if not digits.isdigit():  # refuses "", "-1", "+1", "1_0" and non-ASCII digits, all of which int() would take
             raise InvalidHeader(header)
-        return int(digits)
+        return int(digits) if len(digits) <= _MOST_DIGITS else _read_long(digits)
 
     def write_header(self, size: int) -> bytes:
         """The header of a frame of ``size`` bytes.

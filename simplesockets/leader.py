@@ -230,11 +230,11 @@ class ParkingLot:
             if self._open:
                 os.eventfd_write(self._event, 1)
 
-    def lead(self, timeout: float | None, ready: Callable[[], bool]) -> bool:
+    def lead(self, timeout: float, ready: Callable[[], bool]) -> bool:
         """Called by a thread that would only wait: read meanwhile, until something came or it is ``ready``.
 
         Args:
-            timeout: seconds, at most; None is for ever.
+            timeout: seconds, at most; -1 is for ever.
             ready: looked at before waiting.
 
         Returns:
@@ -247,7 +247,7 @@ class ParkingLot:
             self._ask()
             return False
         try:
-            self._turn(term, -1 if timeout is None else timeout, ready)
+            self._turn(term, timeout, ready)
         finally:
             self._leave(term)
         return True

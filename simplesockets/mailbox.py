@@ -36,6 +36,8 @@ SPIN_READS = 32
 """So many quick False reads of one flag, and the next waits. Together they take some ten microseconds."""
 LONGEST_WAIT = 0.05
 """Seconds that a False read takes at most."""
+LONGEST_SLEEP = 3600.0
+"""Seconds that the system is asked to wait in one go; it has limits. Longer waits are several."""
 
 CLIENT_MARK = 4 * 1024 * 1024
 """Bytes of unfetched items of one client beyond which reading from it pauses."""
@@ -56,17 +58,19 @@ Found = TypeVar("Found")
 class _Poller:
     """What is known of a thread that polls."""
 
-    __slots__ = ("gate", "last_read", "ours", "reads")
+    __slots__ = ("count", "gate", "last_read", "ours", "reads")
 
     def __init__(self) -> None:
         self.ours = False  # a thread of this package: it never waits in a flag
         self.last_read = 0.0  # time of the latest False read
-        self.reads: dict[Flag, int] = {}  # False reads by flag since the thread began to spin
+        self.count = 0  # of False reads
+        self.reads: dict[Flag, tuple[int, int]] = {}  # since it began to spin: how often each was read, and when last
         self.gate = threading.Lock()  # what the thread sleeps on; locked all the time but for a wake-up
         self.gate.acquire()
 
     def wait(self, bells: Collection[Bell], timeout: float | None, ready: Callable[[], bool]) -> None:
         """Sleep until a bell rings, unless it is ``ready`` already, for ``timeout`` seconds at most."""
+        timeout = -1 if timeout is None else min(timeout, LONGEST_SLEEP)
         if len(bells) == 1:
             (bell,) = bells
             if bell.leader is not None and bell.leader.lead(timeout, ready):
@@ -76,7 +80,7 @@ class _Poller:
             bell.waiting.add(self.gate)
         try:
             if not ready():
-                self.gate.acquire(timeout=-1 if timeout is None else timeout)
+                self.gate.acquire(timeout=timeout)
         finally:
             for bell in bells:
                 bell.waiting.discard(self.gate)
@@ -108,8 +112,9 @@ class Leader(Protocol):
 
     waiting: bool
 
-    def lead(self, timeout: float | None, ready: Callable[[], bool]) -> bool:
-        """Read until something came, for ``timeout`` seconds at most; False, at once, if another thread does."""
+    def lead(self, timeout: float, ready: Callable[[], bool]) -> bool:
+        """Read until something came, for ``timeout`` seconds at most (-1: for ever); False, at once, if another
+        thread does."""
 
     def wake(self) -> None:
         """End the waiting of the thread that leads."""
@@ -130,7 +135,7 @@ class Bell:
         if self.leader is not None and self.leader.waiting:
             self.leader.wake()
         if self.waiting:
-            for gate in tuple(self.waiting):
+            for gate in self.waiting.copy():  # in one step, whoever comes or goes meanwhile
                 try:
                     gate.release()
                 except RuntimeError:
@@ -211,15 +216,19 @@ class Flag:
         reads = thread.reads
         if time.perf_counter() - thread.last_read > QUICK:
             reads.clear()
-        count = reads[self] = reads.get(self, 0) + 1
-        if count > SPIN_READS:
-            if len(reads) == 1:  # by far the most frequent case, worth its own line
-                thread.wait((self._bell,), LONGEST_WAIT, lambda: self._value)
-            else:
-                bells = {flag._bell for flag in reads}
-                thread.wait(bells, LONGEST_WAIT, lambda: any(flag._value for flag in reads))
+        thread.count += 1
+        count, before = reads.get(self, (0, 0))
+        reads[self] = (count + 1, thread.count)
+        if count >= SPIN_READS:
+            self._wait(thread, before)
         thread.last_read = time.perf_counter()
         return self._value
+
+    def _wait(self, thread: _Poller, before: int) -> None:
+        # The flags that this thread read False since it last read this one: if one is True by now, it does not know.
+        recent = [flag for flag, (_, read) in thread.reads.items() if read > before]
+        bells = {flag._bell for flag in thread.reads if not flag._bell.closed}
+        thread.wait(bells, LONGEST_WAIT, lambda: any(flag._value or flag._bell.closed for flag in recent))
 
 
 # ------------------------------------------------------------------------------------------------------ events
@@ -244,9 +253,10 @@ class EventQueue:
 
     def data_gone(self) -> None:
         """All received data was fetched."""
-        self._data_since = None
-        if self._events:
-            self.clear_name(RECEIVED)
+        with self._lock:
+            self._data_since = None
+            if self._events:
+                self._events[:] = [event for event in self._events if event != RECEIVED]
 
     def _settle(self) -> list[Event]:
         since, self._data_since = self._data_since, None
@@ -430,23 +440,33 @@ class Mailbox:
     def take_first(self, source: Pausable, size: int | None = None) -> bytes | None:
         """Take the oldest item of one source, or its first ``size`` bytes; None if there is none."""
         with self._lock:
-            if source not in self._held:
+            index = next((i for i, item in enumerate(self._items) if item.source is source), None)
+            if index is None:
                 return None
-            index = next(i for i, item in enumerate(self._items) if item.source is source)
             item = self._items[index]
-            if size is None or len(item.response) <= size:
-                return self.take_at(index).response
-            rest = self._items[index] = item.without(size)
-            rest.source = source
-            self._held[source] -= size
-            self._total -= size
-            return bytes(item.response[:size])
+            if size is not None and len(item.response) > size:
+                rest = self._items[index] = item.without(size)
+                rest.source = source
+                self._release(source, size)
+                return bytes(item.response[:size])
+        return self.take([index])[0].response
 
     def take_at(self, index: SupportsIndex) -> Item:
-        """Take one item out, by its place."""
+        """Take out the item at this place.
+
+        Raises:
+            IndexError: there is none.
+        """
         with self._lock:
-            item = list.pop(self._items, index)
-            self._release(item.source, len(item.response) + ITEM_COST)
+            place = range(len(self._items))[index]
+        return self.take([place])[0]
+
+    def take(self, places: Iterable[int]) -> list[Item]:
+        """Take out the items at these places."""
+        with self._lock:
+            items = [list.pop(self._items, place) for place in sorted(places, reverse=True)]
+            for item in items:
+                self._release(item.source, len(item.response) + ITEM_COST)
             resumed = {source for source in self._paused if self.has_room(source)}
             self._paused -= resumed
             if not self._items:
@@ -454,12 +474,15 @@ class Mailbox:
                 self.events.data_gone()
         for source in resumed:
             source.resume()
-        return item
+        return items
 
     def _release(self, source: Hashable, cost: int) -> None:
+        held = self._held.get(source, 0)
+        cost = min(cost, held)  # the program may have put items into the list that are on nobody's account
         self._total -= cost
-        self._held[source] -= cost
-        if not self._held[source]:
+        if held > cost:
+            self._held[source] = held - cost
+        elif held:
             del self._held[source]
 
     @property
@@ -473,9 +496,8 @@ class Mailbox:
         """What an assignment to ``recved_data`` does: keep those of ``items`` that are still here."""
         wanted = {id(item) for item in items}
         with self._lock:
-            for index in range(len(self._items) - 1, -1, -1):
-                if id(self._items[index]) not in wanted:
-                    self.take_at(index)
+            places = [place for place, item in enumerate(self._items) if id(item) not in wanted]
+        self.take(places)
 
 
 class ReceivedList(list[Item]):
@@ -491,8 +513,7 @@ class ReceivedList(list[Item]):
 
     def remove(self, item: Item) -> None:
         """Take out the first item that equals this."""
-        with self._mailbox._lock:
-            self._mailbox.take_at(self.index(item))
+        self._mailbox.take([self.index(item)])
 
     def clear(self) -> None:
         """Take out all items."""
@@ -503,7 +524,8 @@ class ReceivedList(list[Item]):
         return list(self)
 
     def __delitem__(self, index: SupportsIndex | slice) -> None:
-        with self._mailbox._lock:
-            places = range(len(self))[index] if isinstance(index, slice) else (range(len(self))[index],)
-            for place in sorted(places, reverse=True):
-                self._mailbox.take_at(place)
+        places = range(len(self))[index]
+        self._mailbox.take(places if isinstance(places, range) else [places])
+
+    def __reduce__(self) -> tuple[type[list[Item]], tuple[list[Item]]]:
+        return list, (list(self),)

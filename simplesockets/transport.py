@@ -106,14 +106,17 @@ class Stream:
         return self.socket.recv(size, _NO_WAIT)
 
     def receive_waiting(self, size: int) -> bytes:
-        """What is there already, at most ``size`` bytes; never waits. Empty where there is nothing, also at the end
-        of the stream and after an error: the next read tells."""
+        """What is there already, at most ``size`` bytes; never waits. Empty where there is nothing, and at the end.
+
+        Raises:
+            OSError: the connection broke. Only one read says so; the next ones say that the stream ended.
+        """
         try:
             # A timeout that the program set would make it wait all the same.
             if (not _NO_WAIT or self.has_timeout()) and not wait_ready(self.socket, 0):
                 return b""
             return self.socket.recv(size, _NO_WAIT)
-        except (OSError, ValueError):
+        except (BlockingIOError, ValueError):  # ValueError: closed in this moment
             return b""
 
     def has_timeout(self) -> bool:
