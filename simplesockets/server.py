@@ -496,12 +496,20 @@ class TCPServer:
 
     # ---------------------------------------------------------------------------------------------------- sending
 
-    def send_data(self, data: Data, target: Target) -> bool:
+    def send_data(
+        self,
+        data: Data,
+        target: Target | None = None,
+        *,
+        client_socket: Target | None = None,
+        client: Target | None = None,
+    ) -> bool:
         """Send to a client; waits while it does not read.
 
         Args:
             data: bytes-like, text (sent as UTF-8) or something received.
             target: the client's socket or object (as in callbacks and received items), or its address.
+            client_socket, client: the target under its names of the manual and of 0.4.
 
         Returns:
             Whether it was sent. If not, the error is recorded: see :meth:`return_exceptions`.
@@ -512,6 +520,7 @@ class TCPServer:
         Source: manual, 0.4.
         """
         content = to_bytes(data)
+        target = _first_given(target, client_socket, client)
         try:
             self._find(target)._connection.send(content)
         except (OSError, UnknownClient) as failure:
@@ -519,11 +528,12 @@ class TCPServer:
             return False
         return True
 
-    def disconnect(self, target: Target) -> bool:
+    def disconnect(self, target: Target | None = None, *, address: Target | None = None) -> bool:
         """End a client's connection in good order: what was sent to it arrives. ``on_disconnect`` runs.
 
         Args:
             target: the client's socket or object, or its address.
+            address: the target under its name of the manual.
 
         Returns:
             Whether there was such a client. If not, the error is recorded: see :meth:`return_exceptions`.
@@ -533,6 +543,7 @@ class TCPServer:
 
         Source: manual.
         """
+        target = _first_given(target, address)
         try:
             client = self._find(target)
         except UnknownClient as failure:
@@ -541,7 +552,7 @@ class TCPServer:
         client.close()
         return True
 
-    def _find(self, target: Target) -> Server_Client:
+    def _find(self, target: Target | None) -> Server_Client:
         if isinstance(target, Server_Client):
             return target
         if isinstance(target, ClientAddress):
@@ -571,8 +582,15 @@ class TCPServer:
         """
         return cast("list[ReceivedItem]", self._mailbox.take_all())
 
-    def recv_data(self, client: Target, *, timeout: float | None = None) -> ReceivedBytes:
+    def recv_data(
+        self, client: Target | None = None, *, client_socket: Target | None = None, timeout: float | None = None
+    ) -> ReceivedBytes:
         """Receive from one client; see :meth:`Server_Client.recv`. Programs rarely need it.
+
+        Args:
+            client: the client's socket or object, or its address.
+            client_socket: the same under its name of the manual.
+            timeout: seconds; None waits until something comes or the connection ends.
 
         Returns:
             The data; empty at the end of the stream, and when the connection broke or is unknown, which is recorded.
@@ -582,6 +600,7 @@ class TCPServer:
 
         Source: manual.
         """
+        client = _first_given(client, client_socket)
         try:
             return self._find(client).recv(timeout=timeout)
         except TimeoutError:
@@ -738,6 +757,10 @@ class TCPServer:
         # lets go of the client (Server_Client.__del__), but not for long.
         self._engine.later(ANSWER_TIME, partial(_close_if_there, weakref.ref(client._connection)))
         return True
+
+
+def _first_given(*targets: Target | None) -> Target | None:
+    return next((target for target in targets if target is not None), None)
 
 
 def _close_if_there(reference: weakref.ref[Connection]) -> None:

@@ -120,7 +120,7 @@ def only_exception(client: TCPClient) -> BaseException:
 def in_thread(function: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
     """Run something in a thread; gives the thread and the list that its result will be put in."""
     results: list[object] = []
-    thread = threading.Thread(target=lambda: results.append(function()))
+    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
     thread.start()
     return thread, results
 
@@ -448,7 +448,7 @@ def test_on_disconnect_runs_once_however_it_ends(
     if end.startswith("peer"):
         (reset if end == "peer resets" else socket.socket.close)(sock)
         if not autorecv:
-            client.recv_data()
+            client.recv_data(timeout=PATIENCE)
     else:
         seen_off(sock, getattr(client, end))
     wait_until(lambda: calls)
@@ -468,7 +468,7 @@ def test_shutdown_ends_connection_and_autorecv(
     wait_until(lambda: client.event.disconnected)
     assert client.connect()
     peer.accept().sendall(b"text")
-    assert client.recv_data() == b"text"  # nobody else reads it
+    assert client.recv_data(timeout=PATIENCE) == b"text"  # nobody else reads it
 
 
 def test_connected_again_after_disconnect(client: TCPClient, sock: socket.socket, peer: Peer) -> None:
@@ -477,7 +477,7 @@ def test_connected_again_after_disconnect(client: TCPClient, sock: socket.socket
         assert client.connect()
         with peer.accept() as again:
             again.sendall(b"text")
-            assert client.recv_data() == b"text"
+            assert client.recv_data(timeout=PATIENCE) == b"text"
             again.close()
             client.disconnect()
 
@@ -534,7 +534,7 @@ def test_autorecv_twice_before_connect_is_off(client: TCPClient, peer: Peer) -> 
     client.autorecv()
     assert client.connect()
     peer.accept().sendall(b"text")
-    assert client.recv_data() == b"text"
+    assert client.recv_data(timeout=PATIENCE) == b"text"
     assert not client.event.new_data
 
 
@@ -544,9 +544,9 @@ def test_what_comes_while_autorecv_is_off_stays_for_recv_data(client: TCPClient,
     assert next_item(client) == b"first"
     client.autorecv()
     sock.sendall(b"second")
-    assert client.recv_data() == b"second"
+    assert client.recv_data(timeout=PATIENCE) == b"second"
     sock.sendall(b"third")
-    assert client.recv_data() == b"third"
+    assert client.recv_data(timeout=PATIENCE) == b"third"
     assert not client.event.new_data
     assert client.return_recved_data() == []
 
@@ -559,12 +559,12 @@ def test_recv_data_gives_what_autorecv_collected_before_what_came_later(
     sock.sendall(b"first")
     wait_until(lambda: client.event.new_data)
     client.autorecv()
-    received = [client.recv_data()] if reader == "still there" else []
+    received = [client.recv_data(timeout=5)] if reader == "still there" else []
     sock.sendall(b"second")
     if reader == "gone":
         wait_until(lambda: not receivers(), "the receiving thread to have ended")
-        received.append(client.recv_data())
-    received.append(client.recv_data())
+        received.append(client.recv_data(timeout=5))
+    received.append(client.recv_data(timeout=5))
     assert received == [b"first", b"second"]
 
 
@@ -579,7 +579,7 @@ def test_autorecv_on_again_collects_again(client: TCPClient, sock: socket.socket
         assert next_item(client) == b"on %d" % number
         client.autorecv()
         sock.sendall(b"off %d" % number)
-        assert client.recv_data() == b"off %d" % number
+        assert client.recv_data(timeout=PATIENCE) == b"off %d" % number
 
 
 def test_what_came_while_autorecv_was_off_is_collected_when_it_is_on(client: TCPClient, sock: socket.socket) -> None:
@@ -625,8 +625,8 @@ def test_end_of_stream_while_autorecv_is_off_shows_at_recv_data(client: TCPClien
     client.autorecv()
     sock.sendall(b"second")
     sock.close()
-    assert client.recv_data() == b"second"
-    assert client.recv_data() == b""
+    assert client.recv_data(timeout=PATIENCE) == b"second"
+    assert client.recv_data(timeout=PATIENCE) == b""
     wait_until(lambda: flags(client) == ENDED)
 
 
@@ -650,7 +650,7 @@ def test_autorecv_in_a_callback_turns_receiving_off(client: TCPClient, sock: soc
     wait_until(lambda: got)
     assert client.return_recved_data() == [b"first"]
     sock.sendall(b"second")
-    assert client.recv_data() == b"second"
+    assert client.recv_data(timeout=PATIENCE) == b"second"
     assert got == [b"first"]
 
 
@@ -684,9 +684,9 @@ def test_recv_data_joins_what_is_there_beyond_the_buffer(bare: TCPClient, peer: 
     bare.connect()
     with peer.accept() as sock:
         sock.sendall(b"x" * 16)
-        assert bare.recv_data() == b"x" * 16
+        assert bare.recv_data(timeout=PATIENCE) == b"x" * 16
         sock.sendall(b"y" * 1000)
-        assert bare.recv_data() == b"y" * 1000
+        assert bare.recv_data(timeout=PATIENCE) == b"y" * 1000
 
 
 def test_recv_data_beside_autorecv_takes_the_oldest_item(client: TCPClient, sock: socket.socket) -> None:
@@ -695,7 +695,7 @@ def test_recv_data_beside_autorecv_takes_the_oldest_item(client: TCPClient, sock
     wait_until(lambda: client.event.new_data)
     sock.sendall(b"second")
     wait_until(lambda: len(client.recved_data) == 2)
-    assert client.recv_data() == b"first"
+    assert client.recv_data(timeout=PATIENCE) == b"first"
     assert client.return_recved_data() == [b"second"]
 
 
@@ -708,27 +708,36 @@ def test_recv_data_beside_autorecv_waits_for_the_next_item(client: TCPClient, so
     assert not client.event.new_data
 
 
-@pytest.mark.parametrize("autorecv", [False, True])
-def test_recv_data_is_empty_at_the_end_of_the_stream(client: TCPClient, sock: socket.socket, autorecv: bool) -> None:
-    if autorecv:
-        client.autorecv()
+def test_recv_data_is_empty_at_the_end_of_the_stream(client: TCPClient, sock: socket.socket) -> None:
     sock.sendall(b"text")
     sock.close()
-    assert client.recv_data() == b"text"
-    assert client.recv_data() == b""
-    wait_until(lambda: flags(client) == ENDED)
-    assert client.recv_data() == b""
+    assert client.recv_data(timeout=PATIENCE) == b"text"
+    assert client.recv_data(timeout=PATIENCE) == b""
+    assert flags(client) == ENDED
+    assert client.recv_data(timeout=PATIENCE) == b""
+
+
+def test_recv_data_beside_autorecv_is_empty_once_what_was_collected_is_fetched(
+    client: TCPClient, sock: socket.socket
+) -> None:
+    client.autorecv()
+    sock.sendall(b"text")
+    sock.close()
+    wait_until(lambda: client.event.disconnected)
+    assert client.recv_data(timeout=PATIENCE) == b"text"
+    assert client.recv_data(timeout=PATIENCE) == b""
+    assert not client.event.new_data
 
 
 def test_recv_data_of_a_connection_that_broke_is_empty_and_recorded(client: TCPClient, sock: socket.socket) -> None:
     reset(sock)
-    assert client.recv_data() == b""
+    assert client.recv_data(timeout=PATIENCE) == b""
     assert isinstance(only_exception(client), ConnectionError)
     assert flags(client) == ENDED
 
 
 def test_recv_data_without_a_connection_is_empty_and_recorded(client: TCPClient) -> None:
-    assert client.recv_data() == b""
+    assert client.recv_data(timeout=PATIENCE) == b""
     failure = only_exception(client)
     assert isinstance(failure, ConnectionClosed)
     assert "connect()" in str(failure)
@@ -829,8 +838,8 @@ def test_data_that_was_not_read_yet_does_not_hinder_send_data(client: TCPClient,
     end_of_stream_arrives(client)
     assert client.send_data(b"text") is True
     assert read_exactly(sock, 4) == b"text"
-    assert client.recv_data() == b"unread"
-    assert client.recv_data() == b""
+    assert client.recv_data(timeout=PATIENCE) == b"unread"
+    assert client.recv_data(timeout=PATIENCE) == b""
 
 
 # -------------------------------------------------------------------------------------------------------- callbacks
@@ -1206,7 +1215,7 @@ def test_client_can_be_connected_again_after_close(
     assert flags(client) == CONNECTED
     sock = peer.accept()
     sock.sendall(b"unread")
-    assert client.recv_data() == b"unread"  # close() turned autorecv off
+    assert client.recv_data(timeout=PATIENCE) == b"unread"  # close() turned autorecv off
     client.autorecv()
     sock.sendall(b"text")
     assert next_item(client) == b"text"
@@ -1255,7 +1264,7 @@ def test_timeout_of_the_socket_ends_recv_data(client: TCPClient, peer: Peer) -> 
         client.recv_data()
     sock.sendall(b"text")
     end_of_stream_arrives(client)
-    assert client.recv_data() == b"text"
+    assert client.recv_data(timeout=PATIENCE) == b"text"
 
 
 def test_timeout_of_the_socket_does_not_end_autorecv(client: TCPClient, peer: Peer) -> None:

@@ -7,11 +7,15 @@ import errno
 import socket
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, cast
 
 import pytest
 
+from simplesockets import connection as connection_module
 from simplesockets.connection import JOIN_LIMIT, LINGER, Connection, Step
 from simplesockets.errors import ConnectionClosed, FrameTooLarge, FrameTruncated, ProtocolError
 from simplesockets.events import Ending, ReceivedBytes
@@ -145,12 +149,23 @@ def other_reader(connection: Connection) -> Iterator[None]:
         assert end_soon(thread)
 
 
-@pytest.fixture
-def _eager_switching() -> Iterator[None]:
-    """Threads take turns as often as they can."""
+@pytest.fixture(params=["eagerly", "at every line"])
+def effort(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Threads take turns as often as they can, or offer it to each other at every line of the connection's file,
+    which is slow. The value says how much work fits in."""
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != connection_module.__file__:
+            return None
+        time.sleep(0)
+        return trace
+
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
-    yield
+    if request.param == "at every line":
+        threading.settrace(trace)
+    yield 10 if request.param == "eagerly" else 1
+    threading.settrace(cast(Any, None))
     sys.setswitchinterval(usual)
 
 
@@ -444,27 +459,32 @@ def test_a_disconnect_in_the_last_hook_is_nothing_new() -> None:
     assert life.log == ["opened", "ended"]
 
 
-def test_nothing_is_opened_after_a_disconnect() -> None:
+LEAVE = pytest.mark.parametrize("leave", [Connection.disconnect, Connection.hang_up])
+Leave = Callable[[Connection], object]
+
+
+@LEAVE
+def test_nothing_is_opened_after_somebody_left(leave: Leave) -> None:
     life = Life(b"never", END)
-    life.connection.disconnect()
+    leave(life.connection)
     life.live()
     assert life.log == ["ended"]
 
 
+@LEAVE
 @pytest.mark.parametrize("arrival", [b"late", END, ConnectionResetError()])
-def test_a_disconnect_just_before_something_arrives_comes_first(arrival: Part) -> None:
+def test_what_arrives_just_after_somebody_left_comes_too_late(leave: Leave, arrival: Part) -> None:
     life = Life()
-    life.stream.play(life.connection.disconnect, arrival, END)
+    life.stream.play(lambda: leave(life.connection), arrival, END)
     (reader,) = started(life.live)
     assert end_soon(reader)
     assert life.log == ["opened", "ended"]
     assert life.connection.ending == Ending("closed here")
 
 
-@pytest.mark.usefixtures("_eager_switching")
 @pytest.mark.parametrize("script", [(b"a", b"b", END), (b"a", ConnectionResetError()), (b"a", b"b")])
-def test_it_ends_once_and_last_however_many_disconnect_while_it_ends(script: tuple[Part, ...]) -> None:
-    for _ in range(60):
+def test_it_ends_once_and_last_however_many_disconnect_while_it_ends(script: tuple[Part, ...], effort: int) -> None:
+    for _ in range(20 * effort):
         life = Life(*script, blocking=True)
         start = threading.Barrier(4)
 
@@ -737,6 +757,20 @@ def test_receive_ends_when_the_time_is_over_and_loses_nothing() -> None:
     assert Life(b"there").connection.receive(timeout=0) == b"there"
 
 
+def test_the_timeout_is_for_the_whole_of_an_item() -> None:
+    life = Life(b"h", b"a", b"l", b"f\n", protocol=lines())
+    assert life.connection.receive(timeout=PATIENCE) == b"half"
+    waits = [wait for wait in life.stream.waits if wait is not None]
+    assert len(waits) == 4
+    assert PATIENCE >= waits[0] > waits[1] > waits[2] > waits[3] > 0
+
+
+def test_receive_in_the_program_s_own_loop_reads_the_stream() -> None:
+    life = Life(b"data")  # handle_client runs in the connection's thread
+    life.connection.thread = threading.current_thread()
+    assert life.connection.receive(timeout=1) == b"data"
+
+
 def test_receive_waits_in_the_stream_where_there_is_no_reader() -> None:
     life = Life(blocking=True)
     got: list[bytes] = []
@@ -761,6 +795,18 @@ def test_beside_a_reader_receive_takes_what_the_reader_stores() -> None:
 def test_beside_a_reader_receive_waits_for_what_it_stores() -> None:
     life = Life(b"data")
     life.on_item = life.store
+    got: list[bytes] = []
+    with other_reader(life.connection):
+        (thread,) = started(lambda: got.append(life.connection.receive()))
+        wait_until(lambda: life.box.bell.waiting)
+        life.steps()
+        assert end_soon(thread)
+    assert got == [b"data"]
+
+
+def test_beside_a_reader_receive_waits_for_what_it_keeps_while_reading_is_off() -> None:
+    life = Life(b"data")
+    life.connection.turn(False)
     got: list[bytes] = []
     with other_reader(life.connection):
         (thread,) = started(lambda: got.append(life.connection.receive()))
@@ -828,9 +874,8 @@ def test_beside_a_reader_the_rest_of_an_item_comes_before_all_that_arrives_later
     assert got == [b"ab", b"cd", b"ef", b"gh"]
 
 
-@pytest.mark.usefixtures("_eager_switching")
-def test_beside_a_reader_receive_loses_and_reorders_nothing() -> None:
-    sent = [b"<%d>" % number for number in range(500)]
+def test_beside_a_reader_receive_loses_and_reorders_nothing(effort: int) -> None:
+    sent = [b"<%d>" % number for number in range(50 * effort)]
     life = Life(blocking=True)
     life.on_item = life.store
     (reader,) = started(life.live)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import copy
 import gc
 import pickle
@@ -38,6 +39,7 @@ class FakeClient:
 
     address = ADDRESS
     socket = "the socket"
+    __special__ = "of this class alone"
 
     def send(self, data: bytes) -> int:
         """As if it sent."""
@@ -152,6 +154,7 @@ def test_what_can_be_sent_becomes_bytes() -> None:
     assert to_bytes(Socket_Response("dé", NOON)) == b"d\xc3\xa9"
     assert to_bytes(Socket_Response((b"a", b"b"), NOON)) == b"ab"
     assert to_bytes(memoryview(b"abcd")[::2]) == b"ac"
+    assert to_bytes(array.array("B", b"abc")) == b"abc"
 
 
 @pytest.mark.parametrize("data", [None, 5, ["a"], {"a": 1}, (b"a",)])
@@ -177,6 +180,8 @@ def test_a_client_address_answers_for_the_client() -> None:
     assert (address.address, address.socket, address.send(b"data")) == (ADDRESS, "the socket", 4)
     with pytest.raises(AttributeError):
         _ = address.missing
+    with pytest.raises(AttributeError):  # the language looks such names up, and must not find those of the client
+        _ = address.__special__
 
 
 def test_copies_and_pickles_of_a_client_address_are_the_address() -> None:

@@ -348,8 +348,7 @@ def counting(kind: Any, work: Work) -> Any:
 
         def __getitem__(self, index: Any) -> Any:
             found = super().__getitem__(index)
-            work.bytes += 1 if isinstance(found, int) else len(found)
-            return found
+            return found if isinstance(found, int) else Counting(found)
 
         def find(self, wanted: bytes, start: int = 0) -> int:
             place: int = super().find(wanted, start)

@@ -92,7 +92,7 @@ def next_item(server: TCPServer) -> Any:
 def in_thread(function: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
     """Run something in a thread; gives the thread and the list that its result will be put in."""
     results: list[object] = []
-    thread = threading.Thread(target=lambda: results.append(function()))
+    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
     thread.start()
     return thread, results
 
@@ -323,7 +323,19 @@ def test_recv_without_a_number_gives_an_item(arguments: dict[str, bool]) -> None
 def test_recv_takes_raw_by_position_as_in_04(client: Server_Client, sock: socket.socket) -> None:
     for raw in (True, False):
         sock.sendall(b"a whole item")
-        assert client.recv(raw) == b"a whole item"
+        assert client.recv(raw, timeout=PATIENCE) == b"a whole item"
+
+
+@pytest.mark.parametrize("size", [None, 100])
+def test_recv_elsewhere_gives_what_was_received_before_the_end(
+    server: TCPServer, client: Server_Client, sock: socket.socket, size: int | None
+) -> None:
+    sock.sendall(b"text")
+    wait_until(lambda: server.event.new_data)
+    sock.close()
+    wait_until(lambda: not server.clients)
+    assert client.recv(size, timeout=PATIENCE) == b"text"
+    assert client.recv(size, timeout=PATIENCE) == b""
 
 
 def test_recv_in_a_callback_reads_what_follows() -> None:
@@ -346,14 +358,14 @@ def test_recv_elsewhere_takes_what_was_received_for_polling(
 ) -> None:
     sock.sendall(b"text")
     wait_until(lambda: server.event.new_data)
-    assert client.recv() == b"text"
+    assert client.recv(timeout=PATIENCE) == b"text"
     assert server.event.new_data is False
     assert server.return_recved_data() == []
 
 
 def test_recv_with_a_number_elsewhere_leaves_the_rest_for_later(client: Server_Client, sock: socket.socket) -> None:
     sock.sendall(b"0123456789")
-    assert [client.recv(4), client.recv(4), client.recv(4)] == [b"0123", b"4567", b"89"]
+    assert [client.recv(4, timeout=PATIENCE) for _ in range(3)] == [b"0123", b"4567", b"89"]
 
 
 def test_recv_waits_for_data(client: Server_Client, sock: socket.socket) -> None:
@@ -412,7 +424,7 @@ def test_entry_is_a_pair_of_thread_and_socket(server: TCPServer, sock: socket.so
     assert len(entry) == 2
     assert entry[0] is thread
     assert isinstance(thread, threading.Thread)
-    assert thread.is_alive()
+    wait_until(thread.is_alive)
     assert entry[1] is sock_of_client
     assert entry[1].getpeername() == sock.getsockname()
     assert entry[1].send(b"text") == 4
@@ -452,7 +464,7 @@ def test_client_made_by_hand_covers_a_socket() -> None:
         assert client.send("text") == 4
         assert far.recv(100) == b"text"
         far.sendall(b"answer")
-        assert client.recv() == b"answer"
+        assert client.recv(timeout=PATIENCE) == b"answer"
         client.close()
         assert far.recv(1) == b""
         assert near.fileno() == -1
@@ -627,7 +639,7 @@ def test_on_connect_gets_an_address_that_answers_for_the_client() -> None:
         assert address.send(b"hello") == 5
         assert read_exactly(sock, 5) == b"hello"
         sock.sendall(b"text")
-        assert address.recv() == b"text"
+        assert address.recv(timeout=PATIENCE) == b"text"
         address.close()
         assert sock.recv(1) == b""
 
@@ -842,7 +854,7 @@ def test_disconnect_takes(kind: str, server: TCPServer, sock: socket.socket, cli
 @pytest.mark.parametrize("kind", TARGETS)
 def test_recv_data_takes(kind: str, server: TCPServer, sock: socket.socket, client: Server_Client) -> None:
     sock.sendall(b"text")
-    assert server.recv_data(TARGETS[kind](client)) == b"text"
+    assert server.recv_data(TARGETS[kind](client), timeout=PATIENCE) == b"text"
 
 
 def test_a_callbacks_address_is_a_target() -> None:
@@ -1629,6 +1641,29 @@ def test_close_may_come_from_several_threads() -> None:
             closer.join(PATIENCE)
             assert not closer.is_alive()
         assert server.clients == {}
+
+
+def test_close_may_come_while_a_client_is_being_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    start = threading.Thread.start
+
+    def start_late(thread: threading.Thread) -> None:
+        if thread.name.endswith(f":{sock.getsockname()[1]}"):
+            gate.arrive()
+        start(thread)
+
+    with running_server(start=False) as server, raw_client(server) as sock:
+        monkeypatch.setattr(threading.Thread, "start", start_late)
+        server.start()
+        gate.wait_arrived()
+        closers = [in_thread(partial(server.close, timeout=0.1)) for _ in range(2)]
+        for closer, _ in closers:
+            closer.join(MOMENT)
+        gate.open()
+        for closer, results in closers:
+            closer.join(PATIENCE)
+            assert results == [None]
+        assert sock.recv(1) == b""
 
 
 @pytest.mark.parametrize("name", ["on_connect", "on_receive", "on_disconnect"])

@@ -43,8 +43,8 @@ class ScriptedStream(Stream):
             raises ``BlockingIOError``, as a socket in non-blocking mode does.
 
     ``calls`` has the names of the methods that were called, in order; ``sent`` what was sent, call by call;
-    ``drained`` what came too late, and ``lingers`` the seconds that draining could have taken. A ``send_failure`` is
-    raised by each send.
+    ``waits`` the timeouts of ``wait_readable``, ``drained`` what came too late, and ``lingers`` the seconds that
+    draining could have taken. A ``send_failure`` is raised by each send.
     """
 
     def __init__(self, *script: Part, blocking: bool = False) -> None:
@@ -53,6 +53,7 @@ class ScriptedStream(Stream):
         self.sent: list[bytes] = []
         self.drained: list[bytes] = []
         self.send_failure: OSError | None = None
+        self.waits: list[float | None] = []
         self.lingers: float | None = None
         self._blocking = blocking
         self._changed = threading.Condition()  # protects what follows; not held while a part of the script is called
@@ -103,6 +104,11 @@ class ScriptedStream(Stream):
             return b""
         return self._cut_to(size, cast(bytes, self._take()))
 
+    def has_timeout(self) -> bool:
+        """Whether a read with no part left does not wait."""
+        self.calls.append("has_timeout")
+        return not self._blocking
+
     def at_end(self) -> bool:
         """Whether the next part is an end or an exception."""
         self.calls.append("at_end")
@@ -112,6 +118,7 @@ class ScriptedStream(Stream):
     def wait_readable(self, timeout: float | None) -> bool:
         """Whether there is a next part. With a timeout, ``LATER`` lets the time pass at once."""
         self.calls.append("wait_readable")
+        self.waits.append(timeout)
         while True:
             head = self._head()
             if head is None:
@@ -284,6 +291,11 @@ class FaultyStream(Stream):
         """As the real one, but short."""
         self._called("receive_waiting")
         return self._stream.receive_waiting(self._short(size))
+
+    def has_timeout(self) -> bool:
+        """As the real one."""
+        self._called("has_timeout")
+        return self._stream.has_timeout()
 
     def at_end(self) -> bool:
         """As the real one."""
