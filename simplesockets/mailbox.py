@@ -36,6 +36,8 @@ SPIN_READS = 32
 """So many quick False reads of one flag, and the next waits. Together they take some ten microseconds."""
 LONGEST_WAIT = 0.05
 """Seconds that a False read takes at most."""
+LOOKS = 8
+"""So often a flag that is up keeps a thread from waiting on another one that it polls."""
 LONGEST_SLEEP = 3600.0
 """Seconds that the system is asked to wait in one go; it has limits. Longer waits are several."""
 
@@ -58,15 +60,36 @@ Found = TypeVar("Found")
 class _Poller:
     """What is known of a thread that polls."""
 
-    __slots__ = ("count", "gate", "last_read", "ours", "reads")
+    __slots__ = ("gate", "last_read", "ours", "reads", "told")
 
     def __init__(self) -> None:
         self.ours = False  # a thread of this package: it never waits in a flag
         self.last_read = 0.0  # time of the latest False read
-        self.count = 0  # of False reads
-        self.reads: dict[Flag, tuple[int, int]] = {}  # since it began to spin: how often each was read, and when last
+        self.reads: dict[Flag, int] = {}  # False reads by flag since it began to spin
+        self.told: dict[Flag, tuple[int, int]] = {}  # which rise of a flag cut its waits short, and how often
         self.gate = threading.Lock()  # what the thread sleeps on; locked all the time but for a wake-up
         self.gate.acquire()
+
+    def has_news(self) -> bool:
+        """Whether a flag that it polls is up, so that it must not wait but look at it.
+
+        A flag that it leaves up (since it polls only another one by now) counts for its first :data:`LOOKS` times.
+        """
+        for flag in self.reads:
+            if flag._bell.closed:
+                return True
+            if flag._value:
+                rise, times = self.told.get(flag, (0, 0))
+                if rise != flag._rises or times < LOOKS:
+                    return True
+        return False
+
+    def note_news(self) -> None:
+        """It did not wait, or not for long, because of the flags that are up now."""
+        for flag in self.reads:
+            if flag._value:
+                rise, times = self.told.get(flag, (0, 0))
+                self.told[flag] = (flag._rises, times + 1 if rise == flag._rises else 1)
 
     def wait(self, bells: Collection[Bell], timeout: float | None, ready: Callable[[], bool]) -> None:
         """Sleep until a bell rings, unless it is ``ready`` already, for ``timeout`` seconds at most."""
@@ -182,10 +205,11 @@ class Bell:
 class Flag:
     """A boolean that many threads poll. Reading it costs nothing while nothing happens."""
 
-    __slots__ = ("_bell", "_value")
+    __slots__ = ("_bell", "_rises", "_value")
 
     def __init__(self, bell: Bell, value: bool = False) -> None:
         self._bell = bell
+        self._rises = 0  # how often it went up
         self._value = value
 
     def read(self) -> bool:
@@ -194,8 +218,14 @@ class Flag:
 
     def set(self) -> None:
         """Make it True and wake who waits."""
-        self._value = True
+        self.rise()
         self._bell.ring()
+
+    def rise(self) -> None:
+        """Make it True; the caller rings."""
+        if not self._value:
+            self._rises += 1
+            self._value = True
 
     def clear(self) -> None:
         """Make it False."""
@@ -216,19 +246,22 @@ class Flag:
         reads = thread.reads
         if time.perf_counter() - thread.last_read > QUICK:
             reads.clear()
-        thread.count += 1
-        count, before = reads.get(self, (0, 0))
-        reads[self] = (count + 1, thread.count)
-        if count >= SPIN_READS:
-            self._wait(thread, before)
+            thread.told.clear()
+        count = reads[self] = reads.get(self, 0) + 1
+        if count > SPIN_READS:
+            self._wait(thread)
         thread.last_read = time.perf_counter()
         return self._value
 
-    def _wait(self, thread: _Poller, before: int) -> None:
-        # The flags that this thread read False since it last read this one: if one is True by now, it does not know.
-        recent = [flag for flag, (_, read) in thread.reads.items() if read > before]
-        bells = {flag._bell for flag in thread.reads if not flag._bell.closed}
-        thread.wait(bells, LONGEST_WAIT, lambda: any(flag._value or flag._bell.closed for flag in recent))
+    def _wait(self, thread: _Poller) -> None:
+        if len(thread.reads) == 1:  # by far the most frequent case, worth its own line
+            thread.wait((self._bell,), LONGEST_WAIT, lambda: self._value or self._bell.closed)
+            return
+        for flag in [flag for flag in thread.reads if flag._bell.closed]:
+            del thread.reads[flag]  # nothing comes from there any more
+        if not thread.has_news():
+            thread.wait({flag._bell for flag in thread.reads}, LONGEST_WAIT, thread.has_news)
+        thread.note_news()
 
 
 # ------------------------------------------------------------------------------------------------------ events
@@ -279,17 +312,21 @@ class EventQueue:
         if not isinstance(event, Event):
             raise TypeError(f"happened() takes an Event, not {type(event).__name__}; make one with Event({event!r})")
         with self._lock:
-            events = self._settle()
-            events.append(event)
-            if len(events) > EVENTS_KEPT:
-                del events[next((i for i, old in enumerate(events) if old not in (RECEIVED, EXCEPTION)), 0)]
+            self._append(event)
         self._bell.ring()
 
     def happened_once(self, event: Event) -> None:
         """Append an event, with the time of now, unless one of that name is pending."""
         with self._lock:
             if event not in self._settle():
-                self.happened(event.copy())
+                self._append(event.copy())
+        self._bell.ring()
+
+    def _append(self, event: Event) -> None:
+        events = self._settle()
+        events.append(event)
+        if len(events) > EVENTS_KEPT:
+            del events[next((i for i, old in enumerate(events) if old not in (RECEIVED, EXCEPTION)), 0)]
 
     def first_event(self, pop: bool = True) -> Event | None:
         """The oldest event, taken out of the queue if ``pop``; None if there is none."""
@@ -399,7 +436,7 @@ class Mailbox:
             if full:
                 self._paused.add(source)
             if not self.new_data._value:
-                self.new_data._value = True
+                self.new_data.rise()
                 self.events.data_came()
         self.bell.ring()
         return full
@@ -433,23 +470,24 @@ class Mailbox:
             resumed, self._paused = self._paused, set()
             self.new_data.clear()
             self.events.data_gone()
-        for source in resumed:
-            source.resume()
+        self._resume(resumed)
         return items
 
     def take_first(self, source: Pausable, size: int | None = None) -> bytes | None:
         """Take the oldest item of one source, or its first ``size`` bytes; None if there is none."""
         with self._lock:
-            index = next((i for i, item in enumerate(self._items) if item.source is source), None)
-            if index is None:
+            place = next((place for place, item in enumerate(self._items) if item.source is source), None)
+            if place is None:
                 return None
-            item = self._items[index]
+            item = self._items[place]
             if size is not None and len(item.response) > size:
-                rest = self._items[index] = item.without(size)
+                rest = self._items[place] = item.without(size)
                 rest.source = source
                 self._release(source, size)
                 return bytes(item.response[:size])
-        return self.take([index])[0].response
+            resumed = self._take_out([place])
+        self._resume(resumed)
+        return item.response
 
     def take_at(self, index: SupportsIndex) -> Item:
         """Take out the item at this place.
@@ -459,22 +497,32 @@ class Mailbox:
         """
         with self._lock:
             place = range(len(self._items))[index]
-        return self.take([place])[0]
+            item = self._items[place]
+            resumed = self._take_out([place])
+        self._resume(resumed)
+        return item
 
-    def take(self, places: Iterable[int]) -> list[Item]:
-        """Take out the items at these places."""
+    def take(self, choose: Callable[[], Iterable[int]]) -> None:
+        """Take out the items at the places that ``choose()`` gives; it is called while nothing can change."""
         with self._lock:
-            items = [list.pop(self._items, place) for place in sorted(places, reverse=True)]
-            for item in items:
-                self._release(item.source, len(item.response) + ITEM_COST)
-            resumed = {source for source in self._paused if self.has_room(source)}
-            self._paused -= resumed
-            if not self._items:
-                self.new_data.clear()
-                self.events.data_gone()
-        for source in resumed:
+            resumed = self._take_out(choose())
+        self._resume(resumed)
+
+    def _take_out(self, places: Iterable[int]) -> set[Pausable]:
+        # Under the lock. Gives who may go on; they are told when it is released.
+        for place in sorted(places, reverse=True):
+            item = list.pop(self._items, place)
+            self._release(item.source, len(item.response) + ITEM_COST)
+        if not self._items:
+            self.new_data.clear()
+            self.events.data_gone()
+        resumed = {source for source in self._paused if self.has_room(source)}
+        self._paused -= resumed
+        return resumed
+
+    def _resume(self, sources: Iterable[Pausable]) -> None:
+        for source in sources:
             source.resume()
-        return items
 
     def _release(self, source: Hashable, cost: int) -> None:
         held = self._held.get(source, 0)
@@ -495,9 +543,7 @@ class Mailbox:
     def replace(self, items: Iterable[Item]) -> None:
         """What an assignment to ``recved_data`` does: keep those of ``items`` that are still here."""
         wanted = {id(item) for item in items}
-        with self._lock:
-            places = [place for place, item in enumerate(self._items) if id(item) not in wanted]
-        self.take(places)
+        self.take(lambda: [place for place, item in enumerate(self._items) if id(item) not in wanted])
 
 
 class ReceivedList(list[Item]):
@@ -513,7 +559,7 @@ class ReceivedList(list[Item]):
 
     def remove(self, item: Item) -> None:
         """Take out the first item that equals this."""
-        self._mailbox.take([self.index(item)])
+        self._mailbox.take(lambda: [self.index(item)])
 
     def clear(self) -> None:
         """Take out all items."""
@@ -524,8 +570,11 @@ class ReceivedList(list[Item]):
         return list(self)
 
     def __delitem__(self, index: SupportsIndex | slice) -> None:
-        places = range(len(self))[index]
-        self._mailbox.take(places if isinstance(places, range) else [places])
+        def places() -> Iterable[int]:
+            chosen = range(len(self))[index]
+            return chosen if isinstance(chosen, range) else [chosen]
+
+        self._mailbox.take(places)
 
     def __reduce__(self) -> tuple[type[list[Item]], tuple[list[Item]]]:
         return list, (list(self),)
