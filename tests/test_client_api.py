@@ -812,6 +812,18 @@ def test_send_data_after_disconnect_is_false_and_recorded(client: TCPClient, soc
     assert isinstance(only_exception(client), ConnectionError)
 
 
+def test_send_data_is_false_and_recorded_once_the_client_is_disconnected(
+    client: TCPClient, sock: socket.socket
+) -> None:
+    results: list[tuple[bool, bool]] = []
+    client.on_disconnect = lambda: results.append((client.event.is_connected, client.send_data(b"too late")))
+    client.autorecv()
+    sock.close()
+    wait_until(lambda: results)
+    assert results == [(False, False)]
+    assert isinstance(only_exception(client), ConnectionError)
+
+
 def test_end_of_stream_without_autorecv_shows_at_send_data(client: TCPClient, sock: socket.socket) -> None:
     calls: list[str] = []
     client.on_disconnect = lambda: calls.append("disconnect")
@@ -1014,6 +1026,7 @@ def test_await_event_tells_what_happened_in_order(client: TCPClient, sock: socke
     assert client.await_event(20_000) == (client.EVENT_RECEIVED, [b"text"])
     sock.close()
     assert client.await_event(20_000) == (client.EVENT_DISCONNECT, None)
+    wait_until(lambda: client.socket.fileno() == -1)
     client.send_data(b"too late")
     event, records = client.await_event(20_000)
     assert event == client.EVENT_EXCEPTION

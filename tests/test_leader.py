@@ -37,11 +37,20 @@ def talk(sock: socket.socket, times: int = FIRST_STEPS + 1) -> None:
         assert read_exactly(sock, 4) == b"ping"
 
 
+def park(server: TCPServer, *socks: socket.socket) -> None:
+    """Talk until they are parked. With callbacks, that takes two clients."""
+    for sock in socks:
+        deadline = time.monotonic() + PATIENCE
+        while not is_parked(server, sock):
+            assert time.monotonic() < deadline
+            talk(sock, 1)
+
+
 def poll_in_background(server: TCPServer) -> threading.Thread:
     def poll() -> None:
         while not server.killed:
             if server.event.new_data:
-                for client, _, data in server.return_recved_data():  # type: ignore[misc]
+                for client, _, data in server.return_recved_data():
                     server.send_data(data, client)
 
     thread = threading.Thread(target=poll)
@@ -56,9 +65,9 @@ def echo(client: Any, address: Any, data: bytes) -> None:
 def test_a_client_that_talks_is_parked_and_served_on() -> None:
     with running_server(on_receive=echo) as server, raw_client(server) as one, raw_client(server) as other:
         talk(one)
-        wait_until(lambda: is_parked(server, one), "parking")
+        park(server, one)
         talk(other)
-        wait_until(lambda: is_parked(server, other), "parking")
+        park(server, other)
         talk(one, 100)
         talk(other, 100)
 
@@ -88,7 +97,7 @@ def test_a_slow_callback_runs_in_its_clients_own_thread_from_then_on() -> None:
     with running_server(on_receive=slow) as server, raw_client(server) as sock, raw_client(server) as other:
         talk(sock)
         talk(other)
-        wait_until(lambda: is_parked(server, sock) and is_parked(server, other), "parking")
+        park(server, sock, other)
         for _ in range(5):
             sock.sendall(b"slow")
             assert read_exactly(sock, 4) == b"slow"
@@ -109,7 +118,7 @@ def test_a_stuck_callback_delays_nobody_else() -> None:
     with running_server(on_receive=stick) as server, raw_client(server) as stuck, raw_client(server) as other:
         talk(stuck)
         talk(other)
-        wait_until(lambda: is_parked(server, stuck) and is_parked(server, other), "parking")
+        park(server, stuck, other)
         stuck.sendall(b"stick")
         gate.wait_arrived()
         talk(other, 100)
@@ -162,7 +171,7 @@ def test_the_end_of_another_client_is_noticed_while_a_callback_is_stuck() -> Non
             with raw_client(server) as other:
                 talk(stuck)
                 talk(other)
-                wait_until(lambda: is_parked(server, stuck) and is_parked(server, other), "parking")
+                park(server, stuck, other)
                 stuck.sendall(b"stick")
                 gate.wait_arrived()
             assert gone.wait(PATIENCE)
@@ -222,7 +231,7 @@ def test_a_callback_may_receive_from_its_own_client_when_parked() -> None:
     with running_server(on_receive=ask) as server, raw_client(server) as sock, raw_client(server) as other:
         talk(other)
         talk(sock)
-        wait_until(lambda: is_parked(server, sock), "parking")
+        park(server, sock)
         sock.sendall(b"ask!")
         assert read_exactly(sock, 4) == b"what"
         sock.sendall(b"this")
@@ -236,17 +245,18 @@ def test_a_poller_that_goes_away_does_not_stop_the_reading() -> None:
         def poll() -> None:
             while not stop.is_set():
                 if server.event.new_data:
-                    for client, _, data in server.return_recved_data():  # type: ignore[misc]
+                    for client, _, data in server.return_recved_data():
                         server.send_data(data, client)
 
         thread = threading.Thread(target=poll)
         thread.start()
         talk(sock, 50)
-        wait_until(lambda: is_parked(server, sock), "parking")
+        park(server, sock)
         stop.set()
         thread.join(PATIENCE)
         sock.sendall(b"nobody polls")
-        wait_until(lambda: b"".join(item[2] for item in server._mailbox._items) == b"nobody polls", "reading")  # type: ignore[misc]
+        stored = server._mailbox._items
+        wait_until(lambda: b"".join(item.response for item in list(stored)) == b"nobody polls", "reading")
 
 
 def test_an_end_of_stream_is_noticed_when_nobody_polls_any_more() -> None:
@@ -263,30 +273,38 @@ def test_an_end_of_stream_is_noticed_when_nobody_polls_any_more() -> None:
 def test_on_receive_assigned_while_a_poller_leads_runs_in_no_thread_of_the_program() -> None:
     threads = set()
     with running_server() as server, raw_client(server) as sock:
-        poller = poll_in_background(server)
-        talk(sock, 50)
+
+        def poll() -> None:
+            while not server.killed:
+                if server.event.new_data:
+                    for client, _, data in server.return_recved_data():
+                        if server.on_receive is None:
+                            server.send_data(data, client)
 
         def receive(client: Any, address: Any, data: bytes) -> None:
             threads.add(threading.current_thread())
             client.send(data)
 
+        poller = threading.Thread(target=poll)
+        poller.start()
+        talk(sock, 50)
         server.on_receive = receive
+        talk(sock, 50)
+        server.on_receive = None
         talk(sock, 50)
         server.exit_accept()
         poller.join(PATIENCE)
+        assert threads
         assert poller not in threads
-        server.on_receive = None
-        sock.sendall(b"poll")
-        wait_until(lambda: [item for item in server.return_recved_data() if item[2] == b"poll"], "polled data")
 
 
 def test_disconnecting_a_parked_client_ends_it_at_once() -> None:
-    gone = []
+    gone: list[Any] = []
     with running_server(on_receive=echo, on_disconnect=gone.append) as server:
         with raw_client(server) as sock, raw_client(server) as other:
             talk(sock)
             talk(other)
-            wait_until(lambda: is_parked(server, sock), "parking")
+            park(server, sock)
             address = sock.getsockname()
             thread = server.clients[address].thread
             assert server.disconnect(address)
@@ -303,7 +321,7 @@ def test_disconnecting_a_parked_client_that_does_not_close_ends_its_thread() -> 
     with running_server(on_receive=echo) as server, raw_client(server) as sock, raw_client(server) as other:
         talk(sock)
         talk(other)
-        wait_until(lambda: is_parked(server, sock), "parking")
+        park(server, sock)
         thread = server.clients[sock.getsockname()].thread
         server.disconnect(sock.getsockname())
         assert thread is not None
@@ -312,7 +330,7 @@ def test_disconnecting_a_parked_client_that_does_not_close_ends_its_thread() -> 
 
 
 def test_close_from_a_callback_of_a_parked_client_returns_at_once() -> None:
-    took = []
+    took: list[float] = []
 
     def close(client: Any, address: Any, data: bytes) -> None:
         if data == b"stop":
@@ -325,7 +343,7 @@ def test_close_from_a_callback_of_a_parked_client_returns_at_once() -> None:
     with running_server(on_receive=close) as server, raw_client(server) as sock, raw_client(server) as other:
         talk(sock)
         talk(other)
-        wait_until(lambda: is_parked(server, sock) and is_parked(server, other), "parking")
+        park(server, sock, other)
         other.close()
         sock.sendall(b"stop")
         assert read_exactly(sock, 1) == b""
@@ -351,7 +369,7 @@ def test_close_in_a_signal_handler_of_the_thread_that_leads() -> None:
             thread.start()
             while not server.killed:
                 if server.event.new_data:
-                    for client, _, data in server.return_recved_data():  # type: ignore[misc]
+                    for client, _, data in server.return_recved_data():
                         server.send_data(data, client)
             thread.join(PATIENCE)
         finally:
@@ -394,7 +412,7 @@ def test_paused_clients_that_are_parked_resume_and_lose_nothing() -> None:
         got = bytearray()
         wait_until(lambda: server._mailbox._paused, "back-pressure")
         while len(got) < len(sent):
-            for _, _, data in server.return_recved_data():  # type: ignore[misc]
+            for _, _, data in server.return_recved_data():
                 got += data
         sender.join(PATIENCE)
         assert got == sent

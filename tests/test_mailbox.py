@@ -118,6 +118,20 @@ def run_all(*works: Work) -> None:
     assert joined(started(*works)), "a thread hangs"
 
 
+def are_free(*locks: Any) -> bool:
+    """Whether another thread can have these locks."""
+    got: list[bool] = []
+
+    def try_them() -> None:
+        for lock in locks:
+            got.append(lock.acquire(blocking=False))
+            if got[-1]:
+                lock.release()
+
+    run_all(try_them)
+    return all(got)
+
+
 def ends(work: Work) -> bool:
     """Whether it ends without anybody's help."""
     return joined(started(work), SOON)
@@ -557,6 +571,22 @@ def test_the_bell_rings_after_what_it_rings_for(
     assert found == [True]
 
 
+def test_the_bell_rings_under_no_lock() -> None:
+    box = Mailbox(Bell())
+    free: list[bool] = []
+
+    class Nosy(FakeLeader):
+        def wake(self) -> None:
+            free.append(are_free(box._lock, box.events._lock))
+
+    box.bell.leader = leader = Nosy(may_lead=True)
+    leader.waiting = True
+    put(box, Source())
+    box.events.happened(CONNECTED)
+    box.events.happened_once(EXCEPTION)
+    assert free == [True] * 3
+
+
 def test_a_ring_wakes_a_leader_that_waits() -> None:
     bell = Bell()
     bell.leader = leader = FakeLeader(may_lead=True)
@@ -837,6 +867,17 @@ def test_a_paused_source_resumes_as_soon_as_it_is_below_its_mark() -> None:
     assert (full.resumed, box.is_paused(full)) == (1, False)
 
 
+def test_a_paused_source_resumes_when_a_part_of_its_item_was_enough() -> None:
+    box, source = small(), Source()
+    assert put(box, source, bytes(2 * ROOM)) is True
+    box.take_first(source, ROOM)
+    assert (source.resumed, box.is_paused(source)) == (0, True)
+    box.take_first(source, ROOM - ITEM_COST)
+    assert (source.resumed, box.is_paused(source)) == (0, True)
+    box.take_first(source, ITEM_COST)
+    assert (source.resumed, box.is_paused(source)) == (1, False)
+
+
 def test_a_source_that_the_total_paused_resumes_when_others_are_fetched() -> None:
     box = Mailbox(Bell(), client_mark=ROOM, total_mark=ROOM)
     first, second = Source(), Source()
@@ -875,7 +916,7 @@ def test_sources_are_resumed_under_no_lock(take: Callable[[Mailbox, Source], obj
 
     class Nosy(Source):
         def resume(self) -> None:
-            run_all(lambda: free.append(box._lock.acquire(blocking=False)))
+            free.append(are_free(box._lock, box.events._lock))
 
     source = Nosy()
     fill(box, source)
@@ -1142,6 +1183,42 @@ def test_several_threads_may_take_from_the_live_list(take: Callable[[Any], list[
     run_all(work, work, work)
     assert sorted(each.response for each in got) == sorted(sent)
     assert (box._total, box._held, box.new_data._value) == (0, {}, False)
+
+
+def test_removing_takes_what_is_named_whatever_others_remove(effort: int) -> None:
+    box, items = live(*(b"%d" % number for number in range(40 * effort)))
+
+    def remove(part: int) -> None:
+        for number in range(part, 40 * effort, 4):
+            items.remove(b"%d" % number)
+
+    run_all(lambda: remove(0), lambda: remove(1), lambda: remove(3))
+    assert taken(box) == [b"%d" % number for number in range(2, 40 * effort, 4)]
+    assert (box._total, box._held) == (0, {})
+
+
+def test_an_assignment_keeps_what_is_assigned_whatever_others_take(effort: int) -> None:
+    box, first, second = Mailbox(Bell()), Source(), Source()
+    kept: list[Item] = []
+    for number in range(30 * effort):
+        put(box, first, b"first %d" % number)
+        if number % 10 == 5:
+            kept.append(item(b"kept %d" % number))
+            box.put(second, kept[-1], 10)
+    done = threading.Event()
+
+    def assign() -> None:
+        while not done.is_set():
+            box.replace(kept)
+            put(box, first, b"more")
+
+    def take() -> None:
+        for _ in range(60 * effort):
+            box.take_first(first)
+        done.set()
+
+    run_all(assign, take)
+    assert [each for each in box.items if bytes(each.response).startswith(b"kept")] == kept
 
 
 def test_deleting_while_others_take_loses_nothing_and_keeps_the_accounts(effort: int) -> None:

@@ -1127,6 +1127,34 @@ def test_stop_pauses_accepting_and_start_resumes() -> None:
             assert read_exactly(second, 5) == b"hello"
 
 
+def test_nobody_who_connects_after_stop_returned_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    calls: list[socket.socket] = []
+    accept = socket.socket.accept
+
+    def accept_late(listener: socket.socket) -> tuple[socket.socket, Any]:
+        calls.append(listener)
+        if len(calls) == 2:  # after the first client the server looks for more at once
+            gate.arrive()
+        return accept(listener)
+
+    with running_server(on_connect=greet) as server:
+        monkeypatch.setattr(socket.socket, "accept", accept_late)
+        with raw_client(server) as first:
+            gate.wait_arrived()
+            stopper, _ = in_thread(server.stop)
+            stopper.join(MOMENT)
+            if stopper.is_alive():  # it waits for the accept thread
+                gate.open()
+                stopper.join(PATIENCE)
+            with raw_client(server) as second:
+                gate.open()
+                assert read_exactly(first, 5) == b"hello"
+                assert not is_served(second)
+                server.start()
+                assert read_exactly(second, 5) == b"hello"
+
+
 def test_run_can_be_set() -> None:
     with running_server(start=False, on_connect=greet) as server:
         server.event.accepting_thread.run = True
@@ -1647,12 +1675,13 @@ def test_close_may_come_while_a_client_is_being_accepted(monkeypatch: pytest.Mon
     gate = Gate()
     start = threading.Thread.start
 
-    def start_late(thread: threading.Thread) -> None:
-        if thread.name.endswith(f":{sock.getsockname()[1]}"):
-            gate.arrive()
-        start(thread)
-
     with running_server(start=False) as server, raw_client(server) as sock:
+
+        def start_late(thread: threading.Thread) -> None:
+            if thread.name.endswith(f":{sock.getsockname()[1]}"):
+                gate.arrive()
+            start(thread)
+
         monkeypatch.setattr(threading.Thread, "start", start_late)
         server.start()
         gate.wait_arrived()

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def maybe_polled(server: TCPServer, polled: bool) -> contextlib.AbstractContextM
 @pytest.mark.parametrize("polled", [True, False])
 def test_a_client_that_leaves_is_noticed_at_once_and_costs_nothing(how: str, polled: bool) -> None:
     gone: queue.Queue[Any] = queue.Queue()
-    setup = {} if polled else {"on_receive": echo}
+    setup: dict[str, Any] = {} if polled else {"on_receive": echo}
     with running_server(on_disconnect=gone.put, **setup) as server, raw_client(server) as sock:
         address = sock.getsockname()
         wait_until(lambda: address in server.clients)
@@ -69,18 +70,20 @@ def test_a_client_that_leaves_is_noticed_at_once_and_costs_nothing(how: str, pol
 
 def test_on_disconnect_runs_last_and_once_whoever_ends_it() -> None:
     for _ in range(50):
-        told = []
+        told: list[str] = []
         done = threading.Event()
 
         def left(address: Any, told: list[str] = told, done: threading.Event = done) -> None:
             told.append("left")
             done.set()
 
-        with running_server(
-            on_connect=lambda address, told=told: told.append("came"),
-            on_receive=lambda client, address, data, told=told: told.append("data"),
-            on_disconnect=left,
-        ) as server:
+        def came(address: Any, told: list[str] = told) -> None:
+            told.append("came")
+
+        def received(client: Any, address: Any, data: bytes) -> None:
+            told.append("data")  # noqa: B023  # the server is closed before the next round
+
+        with running_server(on_connect=came, on_receive=received, on_disconnect=left) as server:
             with raw_client(server) as sock:
                 sock.sendall(b"x")
                 wait_until(lambda told=told: "data" in told)
@@ -153,7 +156,7 @@ def test_a_client_that_closes_right_after_sending_loses_nothing() -> None:
 @pytest.mark.parametrize("size", [1, 2047, 2048, 2049, 4096, 65536, 131072, 1 << 20])
 @pytest.mark.parametrize("polled", [True, False])
 def test_a_message_of_any_size_arrives_at_once(size: int, polled: bool) -> None:
-    setup = {} if polled else {"on_receive": echo}
+    setup: dict[str, Any] = {} if polled else {"on_receive": echo}
     with running_server(**setup) as server, raw_client(server) as sock, maybe_polled(server, polled):
         for _ in range(8):
             sock.sendall(b"m" * size)
@@ -167,7 +170,7 @@ def test_what_is_there_already_is_joined_to_one_item_up_to_a_mebibyte() -> None:
         sock.sendall(b"j" * 100_000)  # fits the buffers of a loopback connection
         gate.open()
         wait_until(lambda: server.event.new_data)
-        assert sum(len(data) for _, _, data in server.return_recved_data()) == 100_000  # type: ignore[misc]
+        assert sum(len(data) for _, _, data in server.return_recved_data()) == 100_000
 
 
 # ------------------------------------------------------------------------------------------------ polling
@@ -182,7 +185,7 @@ def test_two_pollers_and_sixteen_clients_lose_duplicate_and_reorder_nothing() ->
         while not server.killed:
             if server.event.new_data:
                 with lock:  # what one poller fetched is dealt with before the other fetches
-                    for _, address, data in server.return_recved_data():  # type: ignore[misc]
+                    for _, address, data in server.return_recved_data():
                         received.setdefault(address, bytearray()).extend(data)
 
     def send(sock: socket.socket) -> None:
@@ -272,9 +275,13 @@ def test_a_slow_poller_makes_senders_wait_and_loses_nothing() -> None:
     with running_server() as server, raw_client(server) as sock:
         server._mailbox.client_mark = 100_000
         total = 30_000_000
-        sender = threading.Thread(
-            target=lambda: [sock.sendall(bytes([n % 251]) * 10_000) for n in range(total // 10_000)]
-        )
+        parts = [bytes([number % 251]) * 10_000 for number in range(total // 10_000)]
+
+        def send() -> None:
+            for part in parts:
+                sock.sendall(part)
+
+        sender = threading.Thread(target=send)
         sender.start()
         wait_until(lambda: server._mailbox._paused)
         stored = server._mailbox._total
@@ -283,10 +290,10 @@ def test_a_slow_poller_makes_senders_wait_and_loses_nothing() -> None:
         assert server._mailbox._total == stored  # and nothing more is stored
         got = bytearray()
         while len(got) < total:
-            for _, _, data in server.return_recved_data():  # type: ignore[misc]
+            for _, _, data in server.return_recved_data():
                 got += data
         sender.join(PATIENCE)
-        assert got == b"".join(bytes([n % 251]) * 10_000 for n in range(total // 10_000))
+        assert got == b"".join(parts)
 
 
 def test_a_reset_is_noticed_while_reading_is_paused_and_what_came_before_is_kept() -> None:
@@ -299,7 +306,7 @@ def test_a_reset_is_noticed_while_reading_is_paused_and_what_came_before_is_kept
         sock.sendall(b"b" * 2000)
         reset(sock)
         assert gone.wait(PATIENCE)
-        got = b"".join(data for _, _, data in server.return_recved_data())  # type: ignore[misc]
+        got = b"".join(data for _, _, data in server.return_recved_data())
         assert got == b"a" * 2000 + b"b" * 2000
 
 
@@ -314,7 +321,7 @@ def test_the_end_of_stream_behind_unpolled_data_comes_after_it() -> None:
         sock.close()
         got = bytearray()
         while len(got) < 4000:
-            for _, _, data in server.return_recved_data():  # type: ignore[misc]
+            for _, _, data in server.return_recved_data():
                 got += data
         assert got == b"a" * 2000 + b"b" * 2000
         assert gone.wait(PATIENCE)
@@ -410,8 +417,8 @@ def test_close_works_from_inside_any_callback_of_a_server(where: str) -> None:
         client.recv()
         close()
 
-    callback = close_by_handler if where == "handle_client" else close
-    with running_server(**{where: callback}) as server:
+    setup: dict[str, Any] = {where: close_by_handler if where == "handle_client" else close}
+    with running_server(**setup) as server:
         with raw_client(server) as sock:
             with contextlib.suppress(OSError):
                 sock.sendall(b"x")
@@ -431,8 +438,9 @@ def test_close_works_from_inside_any_callback_of_a_client(where: str) -> None:
         closed.set()
 
     with running_server(on_receive=echo) as server:
+        setup: dict[str, Any] = {where: close}
         client = TCPClient()
-        client.setup(HOST, server.address[1], **{where: close})
+        client.setup(HOST, server.address[1], **setup)
         assert client.connect()
         client.autorecv()
         client.send_data(b"x")
@@ -479,7 +487,7 @@ def test_close_ends_every_blocking_call() -> None:
         with raw_client(server), peer:
             wait_until(lambda: server.clients)
             (served,) = server.clients.values()
-            calls = [
+            calls: list[Callable[[], object]] = [
                 server.await_event,
                 client.await_event,
                 client.await_event,  # one of them gets the event of having connected
@@ -518,7 +526,7 @@ def test_a_thousand_clients_at_once() -> None:
 
 @pytest.mark.parametrize("polled", [True, False])
 def test_ten_thousand_clients_that_come_and_go_leave_nothing(polled: bool) -> None:
-    setup = {} if polled else {"on_receive": echo}
+    setup: dict[str, Any] = {} if polled else {"on_receive": echo}
 
     def cycle(times: int) -> None:
         for _ in range(times):

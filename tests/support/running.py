@@ -66,7 +66,7 @@ def echo_poller(server: TCPServer, threads: int = 1) -> Iterator[None]:
     def poll() -> None:
         while not stop.is_set():
             if server.event.new_data:
-                for client, _, data in server.return_recved_data():  # type: ignore[misc]
+                for client, _, data in server.return_recved_data():
                     server.send_data(data, client)
 
     pollers = [threading.Thread(target=poll) for _ in range(threads)]
