@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -86,7 +87,7 @@ def test_on_disconnect_runs_last_and_once_whoever_ends_it() -> None:
         with running_server(on_connect=came, on_receive=received, on_disconnect=left) as server:
             with raw_client(server) as sock:
                 sock.sendall(b"x")
-                wait_until(lambda told=told: "data" in told)
+                wait_until(partial(told.__contains__, "data"))
                 client = server.clients[sock.getsockname()]
                 enders = [threading.Thread(target=client.close) for _ in range(3)]
                 for ender in enders:
