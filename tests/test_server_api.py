@@ -1373,6 +1373,15 @@ def test_several_addresses_have_the_same_port() -> None:
 
 
 @needs_ipv6
+def test_every_address_of_both_families_can_be_listened_on() -> None:
+    with running_server(ip=["0.0.0.0", "::"]) as server:
+        for host in (HOST, "::1"):
+            with socket.create_connection((host, server.address[1]), PATIENCE) as sock:
+                sock.sendall(b"text")
+                assert next_item(server)[1] == sock.getsockname()[:2]
+
+
+@needs_ipv6
 def test_ipv6_works_with_a_client_of_ours() -> None:
     with running_server(ip="::1", on_receive=lambda client, data: client.send(data)) as server:
         client = simplesockets.TCPClient()
