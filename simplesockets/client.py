@@ -347,8 +347,8 @@ class TCPClient:
         try:
             if connection is None:
                 raise ConnectionClosed("this client is not connected; call connect() first")
-            if connection.thread is None and connection.stream.at_end():
-                raise ConnectionClosed("the server closed the connection; reconnect() opens a new one")
+            if connection.over or (connection.thread is None and connection.stream.at_end()):
+                raise ConnectionClosed("the connection has ended; reconnect() opens a new one")
             connection.send(content)
         except OSError as failure:
             self._dispatch.journal.record(failure, "could not send", level=logging.INFO)

@@ -260,12 +260,18 @@ class Acceptor:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._waker.reader, selectors.EVENT_READ)
         self._stopped = False
+        self._accepting = threading.RLock()  # held while one connection is accepted, which does not wait
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.thread.start()
 
     def wake(self) -> None:
         """Look again whether to accept."""
         self._waker.wake()
+
+    def settle(self) -> None:
+        """Return when nobody is being accepted who should not be any more."""
+        with self._accepting:
+            pass
 
     def stop(self) -> None:
         """End the thread; the listening sockets stay open."""
@@ -303,21 +309,27 @@ class Acceptor:
     def _accept_from(self, listener: socket.socket) -> float | None:
         # Returns how long to pause, in seconds, when the system has no descriptor or memory to give; else None.
         for _ in range(_ACCEPTS_AT_ONCE):
-            if self._stopped or not self._may_accept():
-                break
             try:
-                sock, address = listener.accept()
-            except BlockingIOError:
-                break
+                if not self._accept_one(listener):
+                    break
             except OSError as failure:
                 if failure.errno in _OUT_OF_RESOURCES:
                     return self._pause(failure)
                 log.info("a connection was gone before it was accepted: %s", failure)
-                continue
-            self._backoff.reset()
+        return None
+
+    def _accept_one(self, listener: socket.socket) -> bool:
+        with self._accepting:
+            if self._stopped or not self._may_accept():
+                return False
+            try:
+                sock, address = listener.accept()
+            except BlockingIOError:
+                return False
             sock.setblocking(True)
             self._admit(sock, address)
-        return None
+        self._backoff.reset()
+        return True
 
     def _pause(self, failure: OSError) -> float:
         if self._backoff.is_fresh():  # once, until accepting succeeds again

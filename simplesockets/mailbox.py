@@ -484,10 +484,11 @@ class Mailbox:
                 rest = self._items[place] = item.without(size)
                 rest.source = source
                 self._release(source, size)
-                return bytes(item.response[:size])
-            resumed = self._take_out([place])
+                resumed = self._let_go_on()
+            else:
+                resumed = self._take_out([place])
         self._resume(resumed)
-        return item.response
+        return bytes(item.response[:size])
 
     def take_at(self, index: SupportsIndex) -> Item:
         """Take out the item at this place.
@@ -516,6 +517,9 @@ class Mailbox:
         if not self._items:
             self.new_data.clear()
             self.events.data_gone()
+        return self._let_go_on()
+
+    def _let_go_on(self) -> set[Pausable]:
         resumed = {source for source in self._paused if self.has_room(source)}
         self._paused -= resumed
         return resumed

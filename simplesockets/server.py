@@ -350,7 +350,10 @@ class TCPServer:
             log.warning("start() alone accepts nobody after exit_accept(); call restart(), too")
 
     def stop(self) -> None:
-        """Pause accepting; connected clients are served on. :meth:`start` resumes. Source: manual."""
+        """Pause accepting; connected clients are served on. :meth:`start` resumes. Source: manual.
+
+        Who connects after it returned waits in the system's queue.
+        """
         self._set_run(False)
 
     def exit_accept(self) -> None:
@@ -675,7 +678,11 @@ class TCPServer:
             self._run = run
             if run and self._acceptor is None and self._listeners and not self._killed:
                 self._start_acceptor()
-        self._wake_acceptor()
+            acceptor = self._acceptor
+        if acceptor is not None:
+            acceptor.wake()
+            if not run:
+                acceptor.settle()
 
     def _start_acceptor(self) -> None:
         self._acceptor = Acceptor(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import copy
 import gc
 import pickle
@@ -219,17 +220,20 @@ def test_a_client_table_is_a_dict_by_address() -> None:
     assert [*table] == [ADDRESS]
 
 
-@pytest.fixture
-def _eager_collector() -> Iterator[None]:
-    """The garbage collector runs as often as it can."""
+@contextlib.contextmanager
+def eager_collector(call: Callable[[str, dict[str, int]], None]) -> Iterator[None]:
+    """The garbage collector runs as often as it can, and calls this."""
     usual = gc.get_threshold()
+    gc.callbacks.append(call)
     gc.set_threshold(5)
-    yield
-    gc.set_threshold(*usual)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.callbacks.remove(call)
 
 
 @pytest.mark.parametrize("method", ["__iter__", "keys", "values", "items", "copy"])
-@pytest.mark.usefixtures("_eager_collector")
 def test_clients_may_come_and_go_while_the_collector_runs(method: str) -> None:
     # A collection can begin at any allocation (up to Python 3.11), and its finalizers let other threads run.
     table = ClientTable({("ip", port): port for port in range(500)})
@@ -239,12 +243,9 @@ def test_clients_may_come_and_go_while_the_collector_runs(method: str) -> None:
         runs.append(phase)
         table["another", len(runs)] = 0
 
-    gc.callbacks.append(others)
-    try:
+    with eager_collector(others):
         for _ in range(20):
             list(getattr(table, method)())
-    finally:
-        gc.callbacks.remove(others)
     assert len(table) == 500 + len(runs) > 500  # else it did not run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import itertools
@@ -474,16 +475,19 @@ def test_one_event_is_taken_by_one_thread(effort: int) -> None:
         assert sorted(taken, key=str) == sorted(map(str, range(20)))
 
 
-@pytest.fixture
-def _eager_collector() -> Iterator[None]:
-    """The garbage collector runs as often as it can."""
+@contextlib.contextmanager
+def eager_collector(call: Callable[[str, dict[str, int]], None]) -> Iterator[None]:
+    """The garbage collector runs as often as it can, and calls this."""
     usual = gc.get_threshold()
+    gc.callbacks.append(call)
     gc.set_threshold(1)
-    yield
-    gc.set_threshold(*usual)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.callbacks.remove(call)
 
 
-@pytest.mark.usefixtures("_eager_collector")
 def test_threads_may_hang_themselves_on_while_the_collector_runs() -> None:
     # A collection can begin at any allocation (up to Python 3.11), and its finalizers let other threads run.
     bell = Bell()
@@ -495,12 +499,9 @@ def test_threads_may_hang_themselves_on_while_the_collector_runs() -> None:
             runs.append(phase)
             bell.waiting.add(threading.Lock())
 
-    gc.callbacks.append(others)
-    try:
+    with eager_collector(others):
         for _ in range(20):
             bell.ring()
-    finally:
-        gc.callbacks.remove(others)
     assert runs
 
 
