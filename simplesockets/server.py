@@ -523,7 +523,8 @@ class TCPServer:
         Source: manual, 0.4.
         """
         content = to_bytes(data)
-        target = _first_given(target, client_socket, client)
+        if target is None:
+            target = client if client_socket is None else client_socket
         try:
             self._find(target)._connection.send(content)
         except (OSError, UnknownClient) as failure:
@@ -546,7 +547,7 @@ class TCPServer:
 
         Source: manual.
         """
-        target = _first_given(target, address)
+        target = address if target is None else target
         try:
             client = self._find(target)
         except UnknownClient as failure:
@@ -603,7 +604,7 @@ class TCPServer:
 
         Source: manual.
         """
-        client = _first_given(client, client_socket)
+        client = client_socket if client is None else client
         try:
             return self._find(client).recv(timeout=timeout)
         except TimeoutError:
@@ -764,10 +765,6 @@ class TCPServer:
         # lets go of the client (Server_Client.__del__), but not for long.
         self._engine.later(ANSWER_TIME, partial(_close_if_there, weakref.ref(client._connection)))
         return True
-
-
-def _first_given(*targets: Target | None) -> Target | None:
-    return next((target for target in targets if target is not None), None)
 
 
 def _close_if_there(reference: weakref.ref[Connection]) -> None:
