@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
 from functools import partial
 from socket import AF_INET, SOCK_STREAM
 from socket import socket as Socket
@@ -15,12 +14,13 @@ from typing import cast
 from typing_extensions import Self
 
 from . import events, transport
-from .connection import LINGER, Connection
-from .dispatch import Callback, ClientDispatch, ExceptionFlags, given_or_method, log
+from .connection import Connection
+from .dispatch import Callback, ClientDispatch, Dispatch, log
+from .endpoint import Endpoint, EndpointEvents
 from .engine import LINGER_AT_CLOSE, ThreadEngine
 from .errors import BusyError, ConnectionClosed, SetupError
 from .events import Data, Ending, Event, ExceptionList, ReceivedBytes, to_bytes
-from .mailbox import Bell, Flag, Item, Mailbox, ReceivedList
+from .mailbox import Bell, Flag, Mailbox
 from .protocol import ProtocolFactory, RawProtocol
 from .timing import Deadline
 from .transport import Dial, Stream
@@ -29,24 +29,15 @@ CONNECT_TIMEOUT = 10.0
 """Seconds that ``connect()`` takes at most for each address of the server, by default."""
 
 
-class ClientEvents:
+class ClientEvents(EndpointEvents):
     """``client.event``: the flags to poll. Spinning on a False flag costs nothing; see mailbox.py."""
 
-    def __init__(self, mailbox: Mailbox, exception: ExceptionFlags) -> None:
-        self._new_data = mailbox.new_data
-        self._connected = Flag(mailbox.bell)
-        self._is_connected = Flag(mailbox.bell)
-        self._disconnected = Flag(mailbox.bell)
-        self.exception = exception
-
-    @property
-    def new_data(self) -> bool:
-        """Whether data waits to be fetched with ``return_recved_data()``."""
-        return self._new_data.read()
-
-    @new_data.setter
-    def new_data(self, value: bool) -> None:
-        self._new_data.assign(value)
+    def __init__(self, dispatch: Dispatch) -> None:
+        super().__init__(dispatch)
+        bell = dispatch.mailbox.bell
+        self._connected = Flag(bell)
+        self._is_connected = Flag(bell)
+        self._disconnected = Flag(bell)
 
     @property
     def connected(self) -> bool:
@@ -76,7 +67,7 @@ class ClientEvents:
         self._disconnected.assign(value)
 
 
-class TCPClient:
+class TCPClient(Endpoint[ClientDispatch]):
     """A TCP client.
 
     Polled::
@@ -96,18 +87,12 @@ class TCPClient:
     thread that :meth:`autorecv` starts; what callbacks raise is recorded (``event.exception``) and logged.
     """
 
-    EVENT_EXCEPTION = events.EXCEPTION
-    EVENT_RECEIVED = events.RECEIVED
-    EVENT_TIMEOUT = events.TIMEOUT
     EVENT_DISCONNECT = events.DISCONNECT
     EVENT_CONNECTED = events.CONNECTED
 
     def __init__(self) -> None:
-        self._bell = Bell()
-        self._mailbox = Mailbox(self._bell)
-        self._dispatch = ClientDispatch(self._mailbox)
-        self.event = ClientEvents(self._mailbox, ExceptionFlags(self._dispatch.journal))
-        self._engine: ThreadEngine | None = None
+        super().__init__(ClientDispatch(Mailbox(Bell())))
+        self.event = ClientEvents(self._dispatch)
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._connection: Connection | None = None
         self._dial: Dial | None = None
@@ -158,9 +143,7 @@ class TCPClient:
             raise TypeError(f"target_ip must be an address or a name, such as 'localhost', not {target_ip!r}")
         transport.check_port(target_port, zero=False)
         transport.check_count("recv_buffer", recv_buffer, "bytes", 1)
-        self._dispatch.set_on_connect(given_or_method(on_connect, self, TCPClient, "on_connect"))
-        self._dispatch.set_on_disconnect(given_or_method(on_disconnect, self, TCPClient, "on_disconnect"))
-        self._dispatch.set_on_receive(given_or_method(on_receive, self, TCPClient, "on_receive"))
+        self._assign(on_connect=on_connect, on_disconnect=on_disconnect, on_receive=on_receive)
         with self._lock:
             self._target = (target_ip, target_port)
             self._recv_buffer = recv_buffer
@@ -292,35 +275,6 @@ class TCPClient:
                 self._unconnected = Socket(AF_INET, SOCK_STREAM)
             return self._unconnected
 
-    @property
-    def on_connect(self) -> Callback | None:
-        """Called as ``()``; see :meth:`setup`. May be assigned at any time; TypeError if it does not fit."""
-        return self._dispatch.on_connect
-
-    @on_connect.setter
-    def on_connect(self, function: Callback | None) -> None:
-        self._dispatch.set_on_connect(function)
-
-    @property
-    def on_disconnect(self) -> Callback | None:
-        """Called as ``()``; see :meth:`setup`. May be assigned at any time; TypeError if it does not fit."""
-        return self._dispatch.on_disconnect
-
-    @on_disconnect.setter
-    def on_disconnect(self, function: Callback | None) -> None:
-        self._dispatch.set_on_disconnect(function)
-
-    @property
-    def on_receive(self) -> Callback | None:
-        """Called as ``(data)``; see :meth:`setup`. May be assigned at any time; TypeError if it does not fit."""
-        return self._dispatch.on_receive
-
-    @on_receive.setter
-    def on_receive(self, function: Callback | None) -> None:
-        self._dispatch.set_on_receive(function)
-        if self._engine is not None:
-            self._engine.set_polled(function is None)
-
     def __repr__(self) -> str:
         host, port = self.Address
         state = "connected" if self.event._is_connected._value else "not connected"
@@ -437,24 +391,6 @@ class TCPClient:
         """
         return cast("list[ReceivedBytes]", self._mailbox.take_all())
 
-    @property
-    def recved_data(self) -> ReceivedList:
-        """The live list of received data; prefer :meth:`return_recved_data`. Source: manual."""
-        return self._mailbox.items
-
-    @recved_data.setter
-    def recved_data(self, items: Iterable[Item]) -> None:
-        self._mailbox.replace(items)
-
-    @property
-    def new_data_recved(self) -> bool:
-        """The same as ``event.new_data``. Source: manual."""
-        return self._mailbox.new_data.read()
-
-    @new_data_recved.setter
-    def new_data_recved(self, value: bool) -> None:
-        self._mailbox.new_data.assign(value)
-
     def await_event(
         self, timeout: float = 0, disable_on_functions: bool = False
     ) -> tuple[Event, list[ReceivedBytes] | ExceptionList | None]:
@@ -477,14 +413,7 @@ class TCPClient:
         if disable_on_functions:
             pending.clear_name(self.EVENT_CONNECTED)
             pending.clear_name(self.EVENT_DISCONNECT)
-        event = pending.take(timeout)
-        if event is None:
-            return self.EVENT_TIMEOUT.copy(), None
-        if event == self.EVENT_RECEIVED:
-            return event, self.return_recved_data()
-        if event == self.EVENT_EXCEPTION:
-            return event, self.return_exceptions()
-        return event, None
+        return cast("tuple[Event, list[ReceivedBytes] | ExceptionList | None]", self._take_event(timeout))
 
     def return_exceptions(
         self, delete: bool = True, reset_exceptions: bool = True, *, reset_exception: bool = True
@@ -536,7 +465,7 @@ class TCPClient:
             opened=_nothing,
             deliver=partial(self._dispatch.deliver, connection),
             ended=partial(self._ended, connection),
-            leaving=partial(self._leaving, connection.stream),
+            leaving=partial(self._cut_later, connection.stream),
         )
         with self._lock:
             self._connection = connection
@@ -551,11 +480,6 @@ class TCPClient:
                 self._engine.attach(connection, "receiver")
                 self._engine.start(connection)
 
-    def _leaving(self, stream: Stream) -> None:
-        # The reader may be asleep in the socket until the server closes, too; if it does not, it is woken.
-        if self._engine is not None and not self._bell.closed:
-            self._engine.later(LINGER, stream.cut)
-
     def _lost(self, connection: Connection | None, failure: OSError | None) -> None:
         # A connection that nobody reads automatically turned out to be over. (A reader would notice by itself.)
         if connection is not None and connection.thread is None:
@@ -563,9 +487,7 @@ class TCPClient:
             connection.finish()
 
     def _ended(self, connection: Connection) -> bool:
-        ending = connection.ending
-        if ending is not None and ending.kind == "protocol error" and ending.exception is not None:
-            self._dispatch.journal.record(ending.exception, f"{self!r} was dropped", level=logging.WARNING)
+        self._record_ending(connection.ending, self)
         self.event._is_connected.clear()
         self.event._disconnected.set()
         self._mailbox.events.happened(self.EVENT_DISCONNECT.copy())

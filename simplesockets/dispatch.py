@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from .events import EXCEPTION, ClientAddress, ExceptionList, ExceptionRecord, ReceivedBytes, ReceivedItem
 from .mailbox import Bell, EventQueue, Flag, Mailbox, Pausable, is_own_thread
@@ -129,17 +129,11 @@ def arity(name: str, function: object, forms: dict[int, str]) -> int:
     raise TypeError(f"{name} is called as {described}; {function!r} takes other arguments. Change its parameters")
 
 
-def given_or_method(given: Callback | None, instance: object, base: type, name: str) -> Callback | None:
-    """The callback that was given; else the method by which a subclass replaced that property of ``base``; else
-    None."""
-    if given is not None or getattr(type(instance), name) is getattr(base, name):
-        return given
-    method: Callback = getattr(instance, name)
-    return method
-
-
 class Dispatch:
-    """Common to both sides: the mailbox, the journal, and a guarded way to call the program."""
+    """Common to both sides: the callbacks, the mailbox, the journal, and a guarded way to call the program."""
+
+    FORMS: ClassVar[dict[str, dict[int, str]]]
+    """How each callback may be called: its arguments by their number, the preferred form first."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox
@@ -147,7 +141,19 @@ class Dispatch:
         self.on_connect: Callback | None = None
         self.on_disconnect: Callback | None = None
         self.on_receive: Callback | None = None
+        self.handle_client: Callback | None = None
+        self.arguments = {name: max(forms) for name, forms in self.FORMS.items()}  # how many each one gets
         self._told_full = False
+
+    def assign(self, name: str, function: Callback | None) -> None:
+        """Check and assign a callback.
+
+        Raises:
+            TypeError: it cannot be called in any of its forms.
+        """
+        if function is not None:
+            self.arguments[name] = arity(name, function, self.FORMS[name])
+        setattr(self, name, function)
 
     def call(self, doing: str, function: Callable[[], object]) -> None:
         """Call the program's code; an exception is recorded and goes no further."""
@@ -176,36 +182,12 @@ class Dispatch:
 class ServerDispatch(Dispatch):
     """What a server does with the items of its clients."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        super().__init__(mailbox)
-        self._receive_arity = 3
-        self.handle_client: Callback | None = None
-        self._handle_arity = 2
-
-    def set_on_connect(self, function: Callback | None) -> None:
-        """Check and assign; see :func:`arity`."""
-        if function is not None:
-            arity("on_connect", function, {1: "address"})
-        self.on_connect = function
-
-    def set_on_disconnect(self, function: Callback | None) -> None:
-        """Check and assign; see :func:`arity`."""
-        if function is not None:
-            arity("on_disconnect", function, {1: "address"})
-        self.on_disconnect = function
-
-    def set_on_receive(self, function: Callback | None) -> None:
-        """Check and assign; see :func:`arity`."""
-        if function is not None:
-            forms = {3: "client_socket, address, data", 2: "client, received", 1: "data"}
-            self._receive_arity = arity("on_receive", function, forms)
-        self.on_receive = function
-
-    def set_handle_client(self, function: Callback | None) -> None:
-        """Check and assign; see :func:`arity`."""
-        if function is not None:
-            self._handle_arity = arity("handle_client", function, {2: "client_socket, address", 1: "client"})
-        self.handle_client = function
+    FORMS: ClassVar = {
+        "on_connect": {1: "address"},
+        "on_disconnect": {1: "address"},
+        "on_receive": {3: "client_socket, address, data", 2: "client, received", 1: "data"},
+        "handle_client": {2: "client_socket, address", 1: "client"},
+    }
 
     def deliver(self, client: Server_Client, source: Pausable, data: bytes) -> bool:
         """Hand an item over. Returns whether the source has to pause until it was polled."""
@@ -217,10 +199,11 @@ class ServerDispatch(Dispatch):
             mailbox.put(source, ReceivedItem.make(client, client.address, data, time.time()), len(data))
         else:
             self.no_room_for_copy()
+        arguments = self.arguments["on_receive"]
         try:
-            if self._receive_arity == 3:
+            if arguments == 3:
                 receive(client, client.address, data)
-            elif self._receive_arity == 2:
+            elif arguments == 2:
                 receive(client, ReceivedBytes(data, time.time(), client))
             else:
                 receive(ReceivedBytes(data, time.time(), client))
@@ -240,30 +223,14 @@ class ServerDispatch(Dispatch):
 
     def handle(self, function: Callback, client: Server_Client) -> None:
         """Run ``handle_client``, the program's own loop for this client."""
-        arguments = (client, client.address) if self._handle_arity == 2 else (client,)
+        arguments = (client, client.address) if self.arguments["handle_client"] == 2 else (client,)
         self.call("handle_client", lambda: function(*arguments))
 
 
 class ClientDispatch(Dispatch):
     """What a client does with the items of its server."""
 
-    def set_on_connect(self, function: Callback | None) -> None:
-        """Check and assign; see :func:`arity`."""
-        if function is not None:
-            arity("on_connect", function, {0: ""})
-        self.on_connect = function
-
-    def set_on_disconnect(self, function: Callback | None) -> None:
-        """Check and assign; see :func:`arity`."""
-        if function is not None:
-            arity("on_disconnect", function, {0: ""})
-        self.on_disconnect = function
-
-    def set_on_receive(self, function: Callback | None) -> None:
-        """Check and assign; see :func:`arity`."""
-        if function is not None:
-            arity("on_receive", function, {1: "data"})
-        self.on_receive = function
+    FORMS: ClassVar = {"on_connect": {0: ""}, "on_disconnect": {0: ""}, "on_receive": {1: "data"}}
 
     def deliver(self, source: Pausable, data: bytes) -> bool:
         """Hand an item over. Returns whether the source has to pause until it was polled."""

@@ -48,6 +48,9 @@ TOTAL_MARK = 32 * 1024 * 1024
 ITEM_COST = 320
 """Bytes that an item takes beside its content, so that many small ones count as what they are."""
 
+SOURCE_COST = 8192
+"""Bytes that a client takes as long as items of it wait, counted in the total: it may have left long ago."""
+
 EVENTS_KEPT = 1000
 """How many pending events are kept; the oldest connects and disconnects go first."""
 
@@ -430,8 +433,9 @@ class Mailbox:
         item.source = source
         with self._lock:
             self._items.append(item)
-            held = self._held[source] = self._held.get(source, 0) + cost
-            self._total += cost
+            held = self._held.get(source, 0) + cost
+            self._total += cost if held > cost else cost + SOURCE_COST
+            self._held[source] = held
             full = held >= self.client_mark or self._total >= self.total_mark
             if full:
                 self._paused.add(source)
@@ -535,6 +539,7 @@ class Mailbox:
         if held > cost:
             self._held[source] = held - cost
         elif held:
+            self._total -= SOURCE_COST
             del self._held[source]
 
     @property

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from socket import AF_INET, SOCK_STREAM
 from socket import socket as Socket
@@ -15,9 +15,10 @@ from typing import cast
 
 from typing_extensions import Self
 
-from . import events, transport
-from .connection import LINGER, Connection
-from .dispatch import Callback, ExceptionFlags, ServerDispatch, given_or_method, log
+from . import transport
+from .connection import Connection
+from .dispatch import Callback, Dispatch, ServerDispatch, log
+from .endpoint import Endpoint, EndpointEvents
 from .engine import Acceptor, ThreadEngine, join
 from .errors import LifecycleError, SetupError, UnknownClient
 from .events import (
@@ -32,7 +33,7 @@ from .events import (
     ReceivedItem,
     to_bytes,
 )
-from .mailbox import Bell, Item, Mailbox, ReceivedList
+from .mailbox import Bell, Mailbox
 from .protocol import ProtocolFactory, RawProtocol
 from .timing import Deadline
 from .transport import Stream
@@ -186,25 +187,15 @@ class AcceptingThread:
         self._server._set_run(bool(value))
 
 
-class ServerEvents:
+class ServerEvents(EndpointEvents):
     """``server.event``: the flags to poll. Spinning on a False flag costs nothing; see mailbox.py."""
 
-    def __init__(self, server: TCPServer, mailbox: Mailbox, exception: ExceptionFlags) -> None:
-        self._new_data = mailbox.new_data
-        self.exception = exception
+    def __init__(self, server: TCPServer, dispatch: Dispatch) -> None:
+        super().__init__(dispatch)
         self.accepting_thread = AcceptingThread(server)
 
-    @property
-    def new_data(self) -> bool:
-        """Whether data waits to be fetched with ``return_recved_data()``."""
-        return self._new_data.read()
 
-    @new_data.setter
-    def new_data(self, value: bool) -> None:
-        self._new_data.assign(value)
-
-
-class TCPServer:
+class TCPServer(Endpoint[ServerDispatch]):
     """A TCP server that gives each client a thread.
 
     Polled::
@@ -229,20 +220,13 @@ class TCPServer:
             wait in the system's queue until somebody leaves.
     """
 
-    EVENT_EXCEPTION = events.EXCEPTION
-    EVENT_RECEIVED = events.RECEIVED
-    EVENT_TIMEOUT = events.TIMEOUT
-
     def __init__(self, max_connections: int | None = None) -> None:
-        self._bell = Bell()
-        self._mailbox = Mailbox(self._bell)
-        self._dispatch = ServerDispatch(self._mailbox)
-        self.event = ServerEvents(self, self._mailbox, ExceptionFlags(self._dispatch.journal))
+        super().__init__(ServerDispatch(Mailbox(Bell())))
+        self.event = ServerEvents(self, self._dispatch)
         self.clients: ClientTable[Server_Client] = ClientTable()
         self._lock = threading.RLock()  # protects what follows and clients; never held across I/O or user code
         self._connected: set[Server_Client] = set()
         self._acceptor: Acceptor | None = None
-        self._engine: ThreadEngine | None = None
         self._listeners: list[Socket] = []
         self._unbound: Socket | None = None
         self._addresses: list[Address] = []
@@ -298,8 +282,8 @@ class TCPServer:
         transport.check_count("listen", listen, "connections", 0)
         transport.check_count("recv_buffer", recv_buffer, "bytes", 1)
         hosts = _hosts(ip)
-        self._assign_callbacks(on_connect, on_disconnect, on_receive)
-        self._dispatch.set_handle_client(handle_client)
+        self._assign(on_connect=on_connect, on_disconnect=on_disconnect, on_receive=on_receive)
+        self._dispatch.assign("handle_client", handle_client)
         with self._lock:
             if self._listeners:
                 raise SetupError("setup() was called already; close() this server before you set it up anew")
@@ -317,14 +301,6 @@ class TCPServer:
         self._bell.open()
         if hosts is None:
             self._warn_if_reachable()
-
-    def _assign_callbacks(
-        self, on_connect: Callback | None, on_disconnect: Callback | None, on_receive: Callback | None
-    ) -> None:
-        # A subclass may define a callback as a method. Then there is no property of that name to assign to.
-        self._dispatch.set_on_connect(given_or_method(on_connect, self, TCPServer, "on_connect"))
-        self._dispatch.set_on_disconnect(given_or_method(on_disconnect, self, TCPServer, "on_disconnect"))
-        self._dispatch.set_on_receive(given_or_method(on_receive, self, TCPServer, "on_receive"))
 
     def _warn_if_reachable(self) -> None:
         reachable = [host for host, _ in self._addresses if not transport.is_loopback(host)]
@@ -463,36 +439,6 @@ class TCPServer:
         self._max_connections = value
         self._wake_acceptor()
 
-    @property
-    def on_connect(self) -> Callback | None:
-        """Called as ``(address)``; see :meth:`setup`. May be assigned at any time; TypeError if it does not fit."""
-        return self._dispatch.on_connect
-
-    @on_connect.setter
-    def on_connect(self, function: Callback | None) -> None:
-        self._dispatch.set_on_connect(function)
-
-    @property
-    def on_disconnect(self) -> Callback | None:
-        """Called as ``(address)``; see :meth:`setup`. May be assigned at any time; TypeError if it does not fit."""
-        return self._dispatch.on_disconnect
-
-    @on_disconnect.setter
-    def on_disconnect(self, function: Callback | None) -> None:
-        self._dispatch.set_on_disconnect(function)
-
-    @property
-    def on_receive(self) -> Callback | None:
-        """Called with what was received; see :meth:`setup`. May be assigned at any time; TypeError if it does not
-        fit."""
-        return self._dispatch.on_receive
-
-    @on_receive.setter
-    def on_receive(self, function: Callback | None) -> None:
-        self._dispatch.set_on_receive(function)
-        if self._engine is not None:
-            self._engine.set_polled(function is None)
-
     def __repr__(self) -> str:
         where = ", ".join(f"{host}:{port}" for host, port in self._addresses) or "not set up"
         return f"<TCPServer {where}, {len(self.clients)} clients>"
@@ -613,24 +559,6 @@ class TCPServer:
             self._dispatch.journal.record(failure, f"could not receive from {client!r}", level=logging.INFO)
             return ReceivedBytes(b"", time.time())
 
-    @property
-    def recved_data(self) -> ReceivedList:
-        """The live list of received data; prefer :meth:`return_recved_data`. Source: manual."""
-        return self._mailbox.items
-
-    @recved_data.setter
-    def recved_data(self, items: Iterable[Item]) -> None:
-        self._mailbox.replace(items)
-
-    @property
-    def new_data_recved(self) -> bool:
-        """The same as ``event.new_data``. Source: the manual's example."""
-        return self._mailbox.new_data.read()
-
-    @new_data_recved.setter
-    def new_data_recved(self, value: bool) -> None:
-        self._mailbox.new_data.assign(value)
-
     def await_event(self, timeout: float = 0) -> tuple[Event, list[ReceivedItem] | ExceptionList | None]:
         """Wait until something happens.
 
@@ -646,12 +574,7 @@ class TCPServer:
 
         Source: 0.3.
         """
-        event = self._mailbox.events.take(timeout)
-        if event is None:
-            return self.EVENT_TIMEOUT.copy(), None
-        if event == self.EVENT_RECEIVED:
-            return event, self.return_recved_data()
-        return event, self.return_exceptions()
+        return cast("tuple[Event, list[ReceivedItem] | ExceptionList | None]", self._take_event(timeout))
 
     def return_exceptions(
         self, delete: bool = True, reset_exception: bool = True, *, reset_exceptions: bool = True
@@ -738,11 +661,8 @@ class TCPServer:
         self._dispatch.connected(client)
 
     def _leaving(self, client: Server_Client, stream: Stream) -> None:
-        # Somebody hung up on this client. Its reader may be asleep in the socket until the client closes, too; if it
-        # does not, the reader is woken when the time for that is over.
         self._leave(client)
-        if self._engine is not None and not self._closed:
-            self._engine.later(LINGER, stream.cut)
+        self._cut_later(stream)
 
     def _leave(self, client: Server_Client) -> None:
         with self._lock:
@@ -755,8 +675,7 @@ class TCPServer:
         # The last hook of a connection. Gives True to keep the stream of a client that only finished sending.
         self._leave(client)
         ending = client.ending
-        if ending is not None and ending.kind == "protocol error" and ending.exception is not None:
-            self._dispatch.journal.record(ending.exception, f"{client!r} was dropped", level=logging.WARNING)
+        self._record_ending(ending, client)
         self._dispatch.disconnected(client)
         polled = self._dispatch.on_receive is None and self._dispatch.handle_client is None
         if ending is None or ending.kind != "peer closed" or not polled or self._engine is None:

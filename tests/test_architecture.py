@@ -24,6 +24,7 @@ ORDER = [
     "connection",
     "leader",
     "engine",
+    "endpoint",
     "client",
     "server",
 ]

@@ -816,6 +816,16 @@ def test_beside_a_reader_receive_waits_for_what_it_keeps_while_reading_is_off() 
     assert got == [b"data"]
 
 
+def test_beside_a_reader_what_it_stored_comes_before_what_it_keeps_while_reading_is_off() -> None:
+    life = Life(b"one", b"two")
+    life.on_item = life.store
+    with other_reader(life.connection):
+        life.connection.step()
+        life.connection.turn(False)
+        life.connection.step()
+        assert [life.connection.receive(timeout=1), life.connection.receive(timeout=1)] == [b"one", b"two"]
+
+
 def test_beside_a_reader_receive_takes_nothing_of_others() -> None:
     life, other = Life(b"mine"), Life(b"theirs")
     other.box = life.box

@@ -151,6 +151,11 @@ class Hooked(set[threading.Lock]):
         self.after()
 
 
+@pytest.fixture(autouse=True)
+def _sources_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox_module, "SOURCE_COST", 0)  # so that marks are multiples of items
+
+
 # -------------------------------------------------------------------------------------------- when reads wait
 
 
@@ -217,10 +222,17 @@ def test_a_flag_that_stays_true_does_not_keep_a_spin_on_another_awake() -> None:
 
 
 @pytest.mark.usefixtures("clock", "_long_waits")
-def test_a_true_read_never_waits() -> None:
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_true_read_never_waits(others: int) -> None:
     flag = Flag(Bell())
     flag.set()
-    assert ends(lambda: spin(flag))
+
+    def poll() -> None:
+        for _ in range(others):
+            spin(Flag(Bell()), 1)
+        spin(flag)
+
+    assert ends(poll)
 
 
 @pytest.mark.usefixtures("_long_waits")
@@ -367,13 +379,28 @@ def test_nobody_waits_while_something_that_is_polled_came_and_was_not_seen() -> 
         for _ in range(SPIN_READS):
             assert not first.read()
             assert not second.read()
+        for _ in range(SPIN_READS):
+            second.set()
+            assert not first.read()  # does not wait: the second was set after this thread last looked at it
+            assert second.read()
+            second.clear()
+
+    assert ends(poll)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_flag_that_was_left_up_for_long_is_news_when_it_rises_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Flag(Bell()), Flag(Bell())
+
+    def poll() -> None:
+        spin(second, 1)
         second.set()
-        assert not first.read()  # does not wait, since the second was set after it was read
-        assert second.read()
+        monkeypatch.setattr(mailbox_module, "LONGEST_WAIT", 0.001)
+        spin(first)  # which learns to leave the second alone
+        monkeypatch.setattr(mailbox_module, "LONGEST_WAIT", LONG)
         second.clear()
         second.set()
-        assert not first.read()  # and neither here
-        assert second.read()
+        first.read()
 
     assert ends(poll)
 
@@ -389,12 +416,21 @@ def test_an_arrival_in_the_moment_of_hanging_oneself_on_is_not_lost(moment: str)
     assert answers == [True]
 
 
-@pytest.mark.usefixtures("clock", "_long_waits", "_no_spinning_first")
+@pytest.mark.usefixtures("clock", "_long_waits")
+@pytest.mark.parametrize("others", [0, 1])
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_close_in_the_moment_of_hanging_oneself_on_is_not_lost(moment: str) -> None:
+def test_a_close_in_the_moment_of_hanging_oneself_on_is_not_lost(moment: str, others: int) -> None:
     bell = Bell()
+    flag = Flag(bell)
     bell.waiting = Hooked(**{moment: bell.close})
-    assert ends(Flag(bell).read)
+
+    def poll() -> None:
+        for _ in range(others):
+            spin(Flag(bell), 1)
+        spin(flag, SPIN_READS + 1)
+
+    assert ends(poll)
+    assert bell.closed
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -813,6 +849,20 @@ def test_the_event_does_not_outlive_its_data(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # --------------------------------------------------------------------------------------------------------- marks
+
+
+def test_a_source_counts_in_the_total_as_long_as_items_of_it_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox_module, "SOURCE_COST", 5000)
+    box, one, other = Mailbox(Bell()), Source(), Source()
+    fill(box, one, 2)
+    fill(box, other, 1)
+    assert box._total == sum(box._held.values()) + 2 * 5000
+    box.take_first(one)
+    assert box._total == sum(box._held.values()) + 2 * 5000
+    box.take_first(one)
+    assert box._total == sum(box._held.values()) + 5000
+    box.take_all()
+    assert box._total == 0
 
 
 def test_a_source_pauses_at_its_mark_and_others_do_not() -> None:

@@ -1,0 +1,131 @@
+"""What TCPServer and TCPClient have in common: received data, exceptions, callbacks, their flags."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+from . import events
+from .connection import LINGER
+from .dispatch import Callback, Dispatch, ExceptionFlags
+from .engine import ThreadEngine
+from .events import Ending, Event, ExceptionList
+from .mailbox import Item, ReceivedList
+from .transport import Stream
+
+Some = TypeVar("Some", bound=Dispatch)
+
+
+class EndpointEvents:
+    """``event``: the flags to poll. Spinning on a False flag costs nothing; see mailbox.py."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._new_data = dispatch.mailbox.new_data
+        self.exception = ExceptionFlags(dispatch.journal)
+
+    @property
+    def new_data(self) -> bool:
+        """Whether data waits to be fetched with ``return_recved_data()``."""
+        return self._new_data.read()
+
+    @new_data.setter
+    def new_data(self, value: bool) -> None:
+        self._new_data.assign(value)
+
+
+class Endpoint(Generic[Some]):
+    """A server or a client.
+
+    Args:
+        dispatch: with a mailbox of its own.
+    """
+
+    EVENT_EXCEPTION = events.EXCEPTION
+    EVENT_RECEIVED = events.RECEIVED
+    EVENT_TIMEOUT = events.TIMEOUT
+
+    def __init__(self, dispatch: Some) -> None:
+        self._dispatch = dispatch
+        self._mailbox = dispatch.mailbox
+        self._bell = dispatch.mailbox.bell
+        self._engine: ThreadEngine | None = None
+
+    # ----------------------------------------------------------------------------------------------- callbacks
+
+    @property
+    def on_connect(self) -> Callback | None:
+        """Runs when a connection began; see ``setup()``. May be assigned at any time; TypeError if it does not fit."""
+        return self._dispatch.on_connect
+
+    @on_connect.setter
+    def on_connect(self, function: Callback | None) -> None:
+        self._dispatch.assign("on_connect", function)
+
+    @property
+    def on_disconnect(self) -> Callback | None:
+        """Runs when a connection ended; see ``setup()``. May be assigned at any time; TypeError if it does not fit."""
+        return self._dispatch.on_disconnect
+
+    @on_disconnect.setter
+    def on_disconnect(self, function: Callback | None) -> None:
+        self._dispatch.assign("on_disconnect", function)
+
+    @property
+    def on_receive(self) -> Callback | None:
+        """Gets what was received; see ``setup()``. May be assigned at any time; TypeError if it does not fit."""
+        return self._dispatch.on_receive
+
+    @on_receive.setter
+    def on_receive(self, function: Callback | None) -> None:
+        self._dispatch.assign("on_receive", function)
+        if self._engine is not None:
+            self._engine.set_polled(function is None)
+
+    def _assign(self, **callbacks: Callback | None) -> None:
+        # What was given; else the method by which a subclass replaced the property of that name.
+        for name, function in callbacks.items():
+            replaced = getattr(type(self), name) is not getattr(Endpoint, name)
+            self._dispatch.assign(name, getattr(self, name) if function is None and replaced else function)
+
+    # ------------------------------------------------------------------------------------------- received data
+
+    @property
+    def recved_data(self) -> ReceivedList:
+        """The live list of received data; prefer ``return_recved_data()``. Source: manual."""
+        return self._mailbox.items
+
+    @recved_data.setter
+    def recved_data(self, items: Iterable[Item]) -> None:
+        self._mailbox.replace(items)
+
+    @property
+    def new_data_recved(self) -> bool:
+        """The same as ``event.new_data``. Source: the manual's example."""
+        return self._mailbox.new_data.read()
+
+    @new_data_recved.setter
+    def new_data_recved(self, value: bool) -> None:
+        self._mailbox.new_data.assign(value)
+
+    # ----------------------------------------------------------------------------------------------- internals
+
+    def _take_event(self, timeout: float) -> tuple[Event, list[Item] | ExceptionList | None]:
+        event = self._mailbox.events.take(timeout)
+        if event is None:
+            return self.EVENT_TIMEOUT.copy(), None
+        if event == self.EVENT_RECEIVED:
+            return event, self._mailbox.take_all()
+        if event == self.EVENT_EXCEPTION:
+            return event, self._dispatch.journal.take(delete=True, reset=True)
+        return event, None
+
+    def _cut_later(self, stream: Stream) -> None:
+        # Somebody hung up. The reader may be asleep in the socket until the other end closes, too; if that does not,
+        # the reader is woken when the time for it is over.
+        if self._engine is not None and not self._bell.closed:
+            self._engine.later(LINGER, stream.cut)
+
+    def _record_ending(self, ending: Ending | None, who: object) -> None:
+        if ending is not None and ending.kind == "protocol error" and ending.exception is not None:
+            self._dispatch.journal.record(ending.exception, f"{who!r} was dropped", level=logging.WARNING)
