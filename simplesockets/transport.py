@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import select
 import socket
 import threading
@@ -282,7 +283,7 @@ def listen(
     if sock is None or sock.family != family:
         sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if hasattr(socket, "SO_REUSEPORT"):  # POSIX: there it only means not to wait for old connections to fade
+        if os.name == "posix":  # there it only means not to wait for old connections to fade
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and only_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

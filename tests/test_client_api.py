@@ -418,6 +418,83 @@ def test_reconnect_opens_a_connection_that_the_server_closed(
     assert next_item(client) == b"text"
 
 
+def test_reconnect_while_a_callback_runs_makes_a_new_connection(
+    client: TCPClient, sock: socket.socket, peer: Peer
+) -> None:
+    gate = Gate()
+    events: list[str] = []
+    client.on_receive = gate
+    client.on_connect = lambda: events.append("connect")
+    client.on_disconnect = lambda: events.append("disconnect")
+    client.autorecv()
+    sock.sendall(b"text")
+    gate.wait_arrived()
+    reconnecting, results = in_thread(client.reconnect)
+    reconnecting.join(MOMENT)
+    gate.open()
+    assert sock.recv(1) == b""
+    sock.close()
+    again = peer.accept()
+    reconnecting.join(PATIENCE)
+    assert results == [True]
+    wait_until(lambda: len(events) == 2)
+    assert sorted(events) == ["connect", "disconnect"]
+    assert flags(client) == CONNECTED
+    assert client.send_data(b"text")
+    assert read_exactly(again, 4) == b"text"
+
+
+def test_reconnect_in_on_receive_makes_a_new_connection(client: TCPClient, sock: socket.socket, peer: Peer) -> None:
+    results: list[bool] = []
+    events: list[str] = []
+
+    def on_receive(data: bytes) -> None:
+        if data == b"reconnect":
+            results.append(client.reconnect())
+        else:
+            events.append(data.decode())
+
+    client.on_receive = on_receive
+    client.on_connect = lambda: events.append("connect")
+    client.on_disconnect = lambda: events.append("disconnect")
+    client.autorecv()
+    sock.sendall(b"reconnect")
+    assert sock.recv(1) == b""
+    sock.close()
+    again = peer.accept()
+    again.sendall(b"text")
+    wait_until(lambda: "text" in events)
+    assert results == [True]
+    wait_until(lambda: len(events) == 3)
+    assert sorted(events) == ["connect", "disconnect", "text"]
+    assert flags(client) == CONNECTED
+
+
+@pytest.mark.parametrize("autorecv", [False, True])
+@pytest.mark.parametrize("call", [TCPClient.reconnect, TCPClient.connect])
+def test_client_can_be_connected_again_in_on_disconnect(
+    client: TCPClient, sock: socket.socket, peer: Peer, autorecv: bool, call: Callable[[TCPClient], bool]
+) -> None:
+    results: list[bool] = []
+
+    def on_disconnect() -> None:
+        client.on_disconnect = None
+        results.append(call(client))
+
+    client.on_disconnect = on_disconnect
+    if autorecv:
+        client.autorecv()
+    sock.close()
+    if not autorecv:
+        assert client.recv_data(timeout=PATIENCE) == b""
+    again = peer.accept()
+    wait_until(lambda: results)
+    assert results == [True]
+    assert flags(client) == CONNECTED
+    again.sendall(b"text")
+    assert (next_item(client) if autorecv else client.recv_data(timeout=PATIENCE)) == b"text"
+
+
 def test_disconnect_ends_the_connection_after_what_was_sent(client: TCPClient, sock: socket.socket) -> None:
     content = os.urandom(100_000)
     assert client.send_data(content)
@@ -570,6 +647,24 @@ def test_recv_data_gives_what_autorecv_collected_before_what_came_later(
 
 def receivers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.endswith("-receiver")]
+
+
+def test_threads_that_wait_in_recv_data_when_autorecv_is_turned_off_get_what_comes(
+    client: TCPClient, sock: socket.socket
+) -> None:
+    client.autorecv()
+    sock.sendall(b"first")
+    assert next_item(client) == b"first"
+    waiting = [in_thread(partial(client.recv_data, timeout=5)) for _ in range(2)]
+    for thread, _ in waiting:
+        thread.join(MOMENT)
+    client.autorecv()
+    sock.sendall(b"second")
+    wait_until(lambda: any(results for _, results in waiting))
+    sock.sendall(b"third")
+    for thread, _ in waiting:
+        thread.join(PATIENCE)
+    assert {bytes(*results) for _, results in waiting} == {b"second", b"third"}
 
 
 def test_autorecv_on_again_collects_again(client: TCPClient, sock: socket.socket) -> None:
@@ -1232,6 +1327,30 @@ def test_client_can_be_connected_again_after_close(
     client.autorecv()
     sock.sendall(b"text")
     assert next_item(client) == b"text"
+
+
+def test_client_can_be_connected_again_after_close_left_a_callback_behind(
+    client: TCPClient, sock: socket.socket, peer: Peer
+) -> None:
+    gate = Gate()
+    client.on_receive = gate
+    client.autorecv()
+    sock.sendall(b"text")
+    gate.wait_arrived()
+    try:
+        client.close(timeout=0.05)
+        connecting, results = in_thread(client.connect)
+        connecting.join(MOMENT)
+    finally:
+        gate.open()
+    again = peer.accept()
+    connecting.join(PATIENCE)
+    assert results == [True]
+    sock.close()
+    wait_until(lambda: not receivers(), "the old callback's thread to have ended")
+    assert flags(client) == CONNECTED
+    again.sendall(b"again")
+    assert client.recv_data(timeout=PATIENCE) == b"again"
 
 
 def test_unfetched_data_can_be_fetched_after_close(client: TCPClient, sock: socket.socket) -> None:

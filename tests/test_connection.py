@@ -703,6 +703,16 @@ def test_receive_gives_item_by_item_and_nothing_at_the_end() -> None:
     assert life.connection.ending == Ending("peer closed")
 
 
+def test_an_empty_item_is_no_end() -> None:
+    life = Life(b"one\n\ntwo\n", protocol=lines())
+    assert [life.connection.receive() for _ in range(2)] == [b"one", b""]
+    assert life.connection.ending is None
+    assert life.connection.receive() == b"two"
+    life = Life(b"one\n\ntwo\n", END, protocol=lines())
+    life.live()
+    assert life.items == [b"one", b"", b"two"]
+
+
 def test_receive_joins_a_full_read() -> None:
     life = Life(b"abcd", b"ef", LATER, b"g", recv_buffer=4)
     assert [life.connection.receive(), life.connection.receive()] == [b"abcdef", b"g"]
