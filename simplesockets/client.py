@@ -14,7 +14,7 @@ from typing import cast
 from typing_extensions import Self
 
 from . import events, transport
-from .connection import Connection
+from .connection import LINGER, Connection
 from .dispatch import Callback, ClientDispatch, Dispatch, log
 from .endpoint import Endpoint, EndpointEvents
 from .engine import LINGER_AT_CLOSE, ThreadEngine
@@ -199,11 +199,10 @@ class TCPClient(Endpoint[ClientDispatch]):
             dial.abort()
         if connection is None or connection.over:
             return False
-        if connection.thread is None:  # then this thread sees the server off, which a mute server must not draw out
-            connection.disconnect(LINGER_AT_CLOSE)
+        # Where there is no reader this thread sees the server off, which a mute server must not draw out.
+        connection.disconnect(LINGER_AT_CLOSE if connection.thread is None else LINGER)
+        if connection.is_unread():
             connection.finish()
-        else:
-            connection.disconnect()
         return True
 
     def shutdown(self) -> None:
@@ -439,7 +438,7 @@ class TCPClient(Endpoint[ClientDispatch]):
     def _connect(self, target: tuple[str, int]) -> Connection | None:
         # The new connection, or None if there is one already.
         with self._lock:
-            if self._connection is not None and not self._connection.over:
+            if self._connection is not None and not (self._connection.over or self._connection.closing):
                 return None
             if self._dial is not None:
                 raise BusyError("another thread is connecting this client")
@@ -447,7 +446,7 @@ class TCPClient(Endpoint[ClientDispatch]):
             dial = self._dial = Dial(target[0], target[1], self._connect_timeout, given)
             if self._engine is None:
                 self._engine = ThreadEngine(f"simplesockets-client-{target[0]}:{target[1]}", self._bell, shares=False)
-            self._engine.set_polled(self._dispatch.on_receive is None)
+            self._engine.set_polled(self._dispatch.polled)
         self._bell.open()
         self.event._connected.clear()
         self.event._disconnected.clear()
@@ -459,7 +458,12 @@ class TCPClient(Endpoint[ClientDispatch]):
         return self._adopt(sock)
 
     def _adopt(self, sock: Socket) -> Connection:
-        connection = Connection(Stream(sock), self._protocol(), self._mailbox, self._recv_buffer)
+        try:
+            protocol = self._protocol()
+        except BaseException:
+            sock.close()
+            raise
+        connection = Connection(Stream(sock), protocol, self._mailbox, self._recv_buffer)
         connection.reading = False  # until _start_reader()
         connection.bind(
             opened=_nothing,
@@ -488,8 +492,9 @@ class TCPClient(Endpoint[ClientDispatch]):
 
     def _ended(self, connection: Connection) -> bool:
         self._record_ending(connection.ending, self)
-        self.event._is_connected.clear()
-        self.event._disconnected.set()
+        if self._connection is connection:  # else it is connected anew already
+            self.event._is_connected.clear()
+            self.event._disconnected.set()
         self._mailbox.events.happened(self.EVENT_DISCONNECT.copy())
         self._dispatch.disconnected()
         return False

@@ -87,6 +87,7 @@ class Connection:
         self._inbox: deque[bytes] = deque()  # items that were read but not delivered; they come before all others
         self._error: ProtocolError | OSError | None = None  # it comes after them
         self._reader_lock = threading.RLock()  # protects who reads; never held across I/O or user code
+        self._receive_lock = threading.RLock()  # one thread at a time reads where there is no reader; held across I/O
         self._dispatching = 0  # the number of the thread that runs hooks; 0 while none does
         self._unended = [True]  # who pops it runs the ended hook
         self._goodbye = Deadline(None, 0.0)
@@ -147,6 +148,13 @@ class Connection:
         except OSError as failure:  # from sending what the protocol had to say
             self.note_ending("reset", failure)
             return _DONE
+        except Exception as failure:  # a mistake in a protocol; callbacks' exceptions do not come here
+            self.note_ending("failed", failure)
+            return _DONE
+        except BaseException:  # a signal handler raised, in a thread of the program's that reads for us
+            if data and self._raw and data not in self._inbox and not self.mailbox.holds(data):
+                self._inbox.append(data)
+            raise
         finally:
             self.took = time.perf_counter() - began
             self._dispatching = 0
@@ -164,10 +172,26 @@ class Connection:
     def leave(self) -> bool:
         """Asked by a reader after STOPPED: whether to leave the connection, without finishing it."""
         with self._reader_lock:
-            if self.reading:
-                return False  # turned on again in the meantime
+            if self.reading or self.closing:
+                return False  # turned on again in the meantime, or there is something to finish
             self.thread = None
-            return True
+        self.mailbox.bell.ring()  # who waits for what this reader stores can read itself now
+        return True
+
+    def is_unread(self) -> bool:
+        """Whether there is no reader."""
+        with self._reader_lock:
+            return self.thread is None
+
+    def serve(self, work: Callable[[], object]) -> None:
+        """Run the program's own loop for this client, as one long hook, then hang up."""
+        self._dispatching = threading.get_ident()
+        try:
+            if not self.closing:
+                work()
+        finally:
+            self._dispatching = 0
+        self.hang_up("handler returned")
 
     def turn(self, reading: bool) -> bool:
         """Turn reading on or off. Returns whether a reader has to be started for that."""
@@ -262,15 +286,32 @@ class Connection:
             TimeoutError: nothing came within ``timeout`` seconds.
             OSError: the connection broke.
         """
+        until = Deadline(timeout, time.monotonic())
         if self.is_served_here() or self.thread is threading.current_thread():
-            return self._read_here(size, timeout)
-        if self.thread is not None and self.thread.is_alive():
-            data = self.mailbox.bell.wait_for(lambda: self._take_stored(size), timeout)
-            if data is None and not self.mailbox.bell.closed:
-                raise TimeoutError(f"nothing was received within {timeout} seconds")
-            return data or b""
+            return self._read_here(size, timeout, until)
+        while self._has_reader():
+            data = self.mailbox.bell.wait_for(lambda: self._take_stored_or_leave(size), until.left(time.monotonic()))
+            if isinstance(data, bytes):
+                return data
+            if self.mailbox.bell.closed:
+                return b""
+            if data is None and until.left(time.monotonic()) == 0:
+                raise _too_late(timeout)
+        left = until.left(time.monotonic())
+        if not self._receive_lock.acquire(timeout=-1 if left is None else left):
+            raise _too_late(timeout)
+        try:
+            data = self._take_stored(size)
+            return self._read_here(size, timeout, until) if data is None else data
+        finally:
+            self._receive_lock.release()
+
+    def _has_reader(self) -> bool:
+        return self.thread is not None and self.thread.is_alive()
+
+    def _take_stored_or_leave(self, size: int | None) -> bytes | bool | None:
         data = self._take_stored(size)
-        return self._read_here(size, timeout) if data is None else data
+        return data if data is not None or self._has_reader() else False
 
     # ---------------------------------------------------------------------------------------------------- inside
 
@@ -362,13 +403,13 @@ class Connection:
             data = data[:size]
         return data
 
-    def _read_here(self, size: int | None, timeout: float | None) -> bytes:
-        until = Deadline(timeout, time.monotonic())
+    def _read_here(self, size: int | None, timeout: float | None, until: Deadline) -> bytes:
         while not self._inbox:
             if self._error is not None:
                 raise self._error
-            if timeout is not None and not self.stream.wait_readable(until.left(time.monotonic())):
-                raise TimeoutError(f"nothing was received within {timeout} seconds")
+            left = until.left(time.monotonic())
+            if left is not None and not self.stream.wait_readable(left):
+                raise _too_late(timeout)
             if self._raw and size is not None:
                 return self._read_exactly_once(size)
             data = self.stream.receive_some(self._read_size)
@@ -383,6 +424,10 @@ class Connection:
         if not data and size:
             self.note_ending("peer closed")
         return data
+
+
+def _too_late(timeout: float | None) -> TimeoutError:
+    return TimeoutError(f"nothing was received within {timeout} seconds")
 
 
 def _no_hook() -> bool:

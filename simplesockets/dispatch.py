@@ -138,11 +138,9 @@ class Dispatch:
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox
         self.journal = Journal(mailbox.bell, mailbox.events)
-        self.on_connect: Callback | None = None
-        self.on_disconnect: Callback | None = None
-        self.on_receive: Callback | None = None
-        self.handle_client: Callback | None = None
-        self.arguments = {name: max(forms) for name, forms in self.FORMS.items()}  # how many each one gets
+        self._bound: dict[str, tuple[Callback | None, int]] = {
+            name: (None, max(forms)) for name, forms in self.FORMS.items()
+        }
         self._told_full = False
 
     def assign(self, name: str, function: Callback | None) -> None:
@@ -151,9 +149,17 @@ class Dispatch:
         Raises:
             TypeError: it cannot be called in any of its forms.
         """
-        if function is not None:
-            self.arguments[name] = arity(name, function, self.FORMS[name])
-        setattr(self, name, function)
+        forms = self.FORMS[name]
+        self._bound[name] = (function, 0 if function is None else arity(name, function, forms))
+
+    def assigned(self, name: str) -> Callback | None:
+        """The callback of that name."""
+        return self._bound[name][0]
+
+    @property
+    def polled(self) -> bool:
+        """Whether items go to the mailbox and nowhere else."""
+        return self._bound["on_receive"][0] is None
 
     def call(self, doing: str, function: Callable[[], object]) -> None:
         """Call the program's code; an exception is recorded and goes no further."""
@@ -171,6 +177,11 @@ class Dispatch:
         if not isinstance(failure, Exception) and not is_own_thread():
             raise failure
         self.journal.record(failure, f"exception in {doing}")
+
+    def _has_to_pause(self, source: Pausable) -> bool:
+        if not self.polled:  # on_receive was assigned in this moment: with it nobody pauses
+            self.mailbox.forget(source)
+        return self.mailbox.is_paused(source)
 
     def no_room_for_copy(self) -> None:
         """What a callback gets is not kept for polling any more. Says so, once."""
@@ -191,15 +202,15 @@ class ServerDispatch(Dispatch):
 
     def deliver(self, client: Server_Client, source: Pausable, data: bytes) -> bool:
         """Hand an item over. Returns whether the source has to pause until it was polled."""
-        receive = self.on_receive
+        receive, arguments = self._bound["on_receive"]
         mailbox = self.mailbox
         if receive is None:
-            return mailbox.put(source, ReceivedItem.make(client, client.address, data, time.time()), len(data))
+            full = mailbox.put(source, ReceivedItem.make(client, client.address, data, time.time()), len(data))
+            return full and self._has_to_pause(source)
         if mailbox.has_room_for_copies():
             mailbox.put(source, ReceivedItem.make(client, client.address, data, time.time()), len(data))
         else:
             self.no_room_for_copy()
-        arguments = self.arguments["on_receive"]
         try:
             if arguments == 3:
                 receive(client, client.address, data)
@@ -213,18 +224,21 @@ class ServerDispatch(Dispatch):
 
     def connected(self, client: Server_Client) -> None:
         """Run ``on_connect``."""
-        if (function := self.on_connect) is not None:
+        if (function := self.assigned("on_connect")) is not None:
             self.call("on_connect", lambda: function(ClientAddress(client.address, client)))
 
     def disconnected(self, client: Server_Client) -> None:
         """Run ``on_disconnect``."""
-        if (function := self.on_disconnect) is not None:
+        if (function := self.assigned("on_disconnect")) is not None:
             self.call("on_disconnect", lambda: function(ClientAddress(client.address, client)))
 
-    def handle(self, function: Callback, client: Server_Client) -> None:
-        """Run ``handle_client``, the program's own loop for this client."""
-        arguments = (client, client.address) if self.arguments["handle_client"] == 2 else (client,)
-        self.call("handle_client", lambda: function(*arguments))
+    def handler(self, client: Server_Client) -> Callable[[], object] | None:
+        """What runs ``handle_client``, the program's own loop, for this client; None if there is none."""
+        function, count = self._bound["handle_client"]
+        if function is None:
+            return None
+        arguments = (client, client.address) if count == 2 else (client,)
+        return lambda: self.call("handle_client", lambda: function(*arguments))
 
 
 class ClientDispatch(Dispatch):
@@ -235,9 +249,9 @@ class ClientDispatch(Dispatch):
     def deliver(self, source: Pausable, data: bytes) -> bool:
         """Hand an item over. Returns whether the source has to pause until it was polled."""
         item = ReceivedBytes(data, time.time())
-        function = self.on_receive
+        function, _ = self._bound["on_receive"]
         if function is None:
-            return self.mailbox.put(source, item, len(data))
+            return self.mailbox.put(source, item, len(data)) and self._has_to_pause(source)
         if self.mailbox.has_room_for_copies():
             self.mailbox.put(source, item, len(data))
         else:
@@ -250,10 +264,10 @@ class ClientDispatch(Dispatch):
 
     def connected(self) -> None:
         """Run ``on_connect``."""
-        if self.on_connect is not None:
-            self.call("on_connect", self.on_connect)
+        if (function := self.assigned("on_connect")) is not None:
+            self.call("on_connect", function)
 
     def disconnected(self) -> None:
         """Run ``on_disconnect``."""
-        if self.on_disconnect is not None:
-            self.call("on_disconnect", self.on_disconnect)
+        if (function := self.assigned("on_disconnect")) is not None:
+            self.call("on_disconnect", function)

@@ -56,7 +56,7 @@ class Endpoint(Generic[Some]):
     @property
     def on_connect(self) -> Callback | None:
         """Runs when a connection began; see ``setup()``. May be assigned at any time; TypeError if it does not fit."""
-        return self._dispatch.on_connect
+        return self._dispatch.assigned("on_connect")
 
     @on_connect.setter
     def on_connect(self, function: Callback | None) -> None:
@@ -65,7 +65,7 @@ class Endpoint(Generic[Some]):
     @property
     def on_disconnect(self) -> Callback | None:
         """Runs when a connection ended; see ``setup()``. May be assigned at any time; TypeError if it does not fit."""
-        return self._dispatch.on_disconnect
+        return self._dispatch.assigned("on_disconnect")
 
     @on_disconnect.setter
     def on_disconnect(self, function: Callback | None) -> None:
@@ -74,13 +74,20 @@ class Endpoint(Generic[Some]):
     @property
     def on_receive(self) -> Callback | None:
         """Gets what was received; see ``setup()``. May be assigned at any time; TypeError if it does not fit."""
-        return self._dispatch.on_receive
+        return self._dispatch.assigned("on_receive")
 
     @on_receive.setter
     def on_receive(self, function: Callback | None) -> None:
-        self._dispatch.assign("on_receive", function)
-        if self._engine is not None:
-            self._engine.set_polled(function is None)
+        engine = self._engine
+        if engine is not None and function is not None:
+            engine.set_polled(False)  # before it can run in a thread that polls
+        try:
+            self._dispatch.assign("on_receive", function)
+        finally:
+            if engine is not None:
+                engine.set_polled(self._dispatch.polled)
+        if not self._dispatch.polled:
+            self._mailbox.resume_all()
 
     def _assign(self, **callbacks: Callback | None) -> None:
         # What was given; else the method by which a subclass replaced the property of that name.
@@ -127,5 +134,5 @@ class Endpoint(Generic[Some]):
             self._engine.later(LINGER, stream.cut)
 
     def _record_ending(self, ending: Ending | None, who: object) -> None:
-        if ending is not None and ending.kind == "protocol error" and ending.exception is not None:
+        if ending is not None and ending.kind in ("protocol error", "failed") and ending.exception is not None:
             self._dispatch.journal.record(ending.exception, f"{who!r} was dropped", level=logging.WARNING)

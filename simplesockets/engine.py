@@ -13,6 +13,7 @@ import itertools
 import logging
 import selectors
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -135,9 +136,8 @@ class ThreadEngine:
             connection.open()
             if work is None:
                 stopped = self._read(connection)
-            elif not connection.closing:
-                work()
-                connection.hang_up("handler returned")
+            else:
+                connection.serve(work)
         finally:
             if not stopped:
                 connection.finish()
@@ -164,6 +164,8 @@ class ThreadEngine:
                 connection.stream.wait_readable(None)
             elif connection.leave():
                 return True
+            else:
+                alone = FIRST_STEPS  # what was kept has to be delivered, of which the selector would not know
 
     def _parks(self) -> bool:
         # With callbacks, a single client is served best by its own thread.
@@ -197,7 +199,7 @@ class ThreadEngine:
     def close(self, deadline: Deadline) -> list[str]:
         """End all connections, first in good order, then by force, and wait for their threads.
 
-        Called from a callback, it does not wait for what cannot end before that returns.
+        Called from inside (see :func:`is_nested`), it leaves the waiting, and the force, to others.
 
         Returns:
             The names of the threads that were still busy in the program's code when the time was over.
@@ -207,15 +209,38 @@ class ThreadEngine:
         for connection in live.values():
             connection.hang_up()
         self._lot.close()
-        ours = [thread for thread, connection in live.items() if not connection.is_served_here()]
-        left = deadline.left(time.monotonic())
-        grace = LINGER_AT_CLOSE if left is None else min(LINGER_AT_CLOSE, left / 2)
-        if join(ours, Deadline(grace, time.monotonic())):
+
+        def cut() -> None:
             for connection in live.values():
                 connection.stream.cut()
-        busy = join([*ours, *self._lot.workers()], deadline)
+
+        if is_nested():
+            self._timers.later(LINGER_AT_CLOSE, cut)
+            return []
+        left = deadline.left(time.monotonic())
+        grace = LINGER_AT_CLOSE if left is None else min(LINGER_AT_CLOSE, left / 2)
+        if join(live, Deadline(grace, time.monotonic())):
+            cut()
+        busy = join([*live, *self._lot.workers()], deadline)
         self._timers.close(deadline.left(time.monotonic()))
         return busy
+
+
+def is_nested() -> bool:
+    """Whether this package's code waits below on the calling thread's stack, for the program's code to return.
+
+    So it is in a callback, and in a signal handler that interrupted one of our functions. Who waits for a thread then
+    may wait for ever: for its own one, for one that waits likewise, or for one that needs a lock held below.
+    """
+    inside = True  # at first, those that lead to the public call
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        ours = frame.f_globals.get("__name__", "").startswith("simplesockets.")
+        if ours and not inside:
+            return True
+        inside = inside and ours
+    return False
 
 
 def join(threads: Iterable[threading.Thread], deadline: Deadline) -> list[str]:

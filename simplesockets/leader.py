@@ -23,7 +23,7 @@ others once, by some milliseconds at most.
 What keeps that true: nobody steps a connection without its *claim*, a lock that is only ever tried. The lead is no
 lock, since it has to be taken from a thread that is stuck; for an instant two threads may believe that they lead, and
 then the claims keep them apart. A leader that finds a connection claimed *mutes* its socket and then tries once more;
-who holds the claim lets go of it and then looks whether it was muted; so one of them opens the socket's ears again.
+who holds the claim lets go of it and then looks whether it was muted; so one of them unmutes it again.
 ``evict`` goes by the same rule.
 
 Only where the system has epoll and eventfd. Elsewhere nothing is parked.
@@ -38,7 +38,7 @@ import threading
 from collections.abc import Callable
 
 from .connection import Connection, Step
-from .mailbox import Bell, mark_own_thread
+from .mailbox import LONGEST_WAIT, Bell, is_mine, mark_own_thread
 
 AVAILABLE = hasattr(select, "epoll") and hasattr(os, "eventfd")
 
@@ -65,8 +65,8 @@ class _Parked:
         self.lot = lot
         self.connection = connection
         self.fd = connection.stream.socket.fileno()
-        self.claim = threading.Lock()  # who steps the connection; only tried, never waited for
-        self.muted = False  # its socket is not listened to while somebody holds the claim
+        self.claim = threading.RLock()  # who steps the connection; only tried, never waited for
+        self.muted = False  # the selector does not know its socket while somebody holds the claim for long
         self.evict = False  # let it out as soon as possible
         self.outcome: Step | None = None  # why it is out
         self.gate = threading.Lock()  # what its thread sleeps on
@@ -85,10 +85,11 @@ class _Parked:
 class _Term:
     """One time of leading. ``outsider``: by a thread of the program's, which must not run callbacks."""
 
-    __slots__ = ("outsider",)
+    __slots__ = ("outsider", "serving")
 
     def __init__(self, outsider: bool) -> None:
         self.outsider = outsider
+        self.serving: _Parked | None = None  # whom it claims, or just tries to
 
 
 class ParkingLot:
@@ -192,9 +193,9 @@ class ParkingLot:
             self._let_out(parked, Step.MORE)
 
     def listen_to(self, parked: _Parked, events: int) -> None:
-        """Have the selector report these events of a connection."""
+        """Have the selector report these events of a connection, unless it is muted."""
         with self._lock, contextlib.suppress(OSError, ValueError):
-            if self._parked.get(parked.fd) is parked:
+            if self._parked.get(parked.fd) is parked and not parked.muted:
                 self._epoll.modify(parked.fd, events)
 
     def close(self) -> None:
@@ -247,10 +248,19 @@ class ParkingLot:
             self._ask()
             return False
         try:
-            self._turn(term, timeout, ready)
+            self._turn(term, min(timeout, LONGEST_WAIT) if timeout >= 0 else LONGEST_WAIT, ready)
         finally:
+            self._recover(term)
             self._leave(term)
         return True
+
+    def _recover(self, term: _Term) -> None:
+        # A signal handler may raise between any two lines of a thread of the program's, Ctrl-C above all. Then the
+        # connection that was being served goes on in its own thread.
+        parked = term.serving
+        if parked is not None and parked.outcome is None and is_mine(parked.claim):
+            parked.claim.release()
+            self.evict(parked)
 
     def _ask(self) -> None:
         leader = self._leader
@@ -301,30 +311,39 @@ class ParkingLot:
             except IndexError:  # another thread got the lead, and the last one, in this moment
                 return
             self._progress += 1
-            self._serve(fd, event)
-
-    def _serve(self, fd: int, event: int) -> None:
-        parked = self._parked.get(fd)
-        if parked is None:
-            if not self._closed and fd == self._event:  # once closed it stays readable, to wake everybody
-                with contextlib.suppress(OSError):
-                    os.eventfd_read(fd)
-        elif not parked.claim.acquire(blocking=False):
-            self._mute(parked)
-        else:
-            try:
+            parked = self._parked.get(fd)
+            if parked is None:
+                self._not_parked(fd)
+                continue
+            term.serving = parked
+            if parked.claim.acquire(blocking=False):
                 self._step(parked, event)
-            except BaseException:  # Ctrl-C in a thread of the program's: the connection's own thread goes on
-                with contextlib.suppress(RuntimeError):
-                    parked.claim.release()
-                self.evict(parked)
-                raise
+            else:
+                self._mute(parked)
+            term.serving = None
+
+    def _not_parked(self, fd: int) -> None:
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            if fd == self._event:
+                if not self._closed:  # else it stays readable, to wake everybody
+                    os.eventfd_read(fd)
+            elif fd not in self._parked:
+                self._epoll.unregister(fd)
 
     def _mute(self, parked: _Parked) -> None:
-        parked.muted = True
-        self.listen_to(parked, 0)
+        # The selector reports a hang-up whether one wants to hear of it or not, so it has to forget the socket.
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            if self._parked.get(parked.fd) is parked and not parked.muted:
+                parked.muted = True
+                self._epoll.unregister(parked.fd)
         if parked.claim.acquire(blocking=False):
             self._unclaim(parked)
+
+    def _unmute(self, parked: _Parked) -> None:
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            if parked.muted and self._parked.get(parked.fd) is parked:
+                parked.muted = False
+                self._epoll.register(parked.fd, _LOOK if parked.connection.closing else _IN)
 
     def _step(self, parked: _Parked, event: int) -> None:
         # With the claim.
@@ -341,8 +360,8 @@ class ParkingLot:
                 return
         elif step is Step.PAUSED:
             self.listen_to(parked, 0)  # a hang-up is reported all the same
-            if not connection.mailbox.is_paused(connection):
-                self.listen_to(parked, _IN)  # there was room again before we knew that there was none
+            if connection.closing or not connection.mailbox.is_paused(connection):
+                self.listen_to(parked, _LOOK)  # it was woken before it was told to listen to nothing
         elif step is not Step.NOTHING:
             self._let_out(parked, step)
             return
@@ -351,8 +370,7 @@ class ParkingLot:
     def _unclaim(self, parked: _Parked) -> None:
         parked.claim.release()
         if parked.muted:
-            parked.muted = False
-            self.listen_to(parked, _IN)
+            self._unmute(parked)
         if parked.evict and parked.claim.acquire(blocking=False):
             self._let_out(parked, Step.MORE)
 

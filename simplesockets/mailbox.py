@@ -133,6 +133,12 @@ def is_own_thread() -> bool:
     return _this_thread().ours
 
 
+def is_mine(lock: threading.RLock) -> bool:  # a function, before Python 3.13
+    """Whether the calling thread holds the lock."""
+    owned: bool = lock._is_owned()  # type: ignore[attr-defined]
+    return owned
+
+
 class Leader(Protocol):
     """Lets a thread that would only wait read from the connections meanwhile (see leader.py)."""
 
@@ -456,6 +462,17 @@ class Mailbox:
     def is_paused(self, source: Pausable) -> bool:
         """Whether the source still has to wait."""
         return source in self._paused
+
+    def holds(self, data: bytes) -> bool:
+        """Whether an item of just this object is there."""
+        with self._lock:
+            return any(item.response is data for item in self._items)
+
+    def resume_all(self) -> None:
+        """Let everybody go on, however much is there."""
+        with self._lock:
+            resumed, self._paused = self._paused, set()
+        self._resume(resumed)
 
     def forget(self, source: Pausable) -> None:
         """The source ended: it will not go on. Its items stay."""

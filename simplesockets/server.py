@@ -19,7 +19,7 @@ from . import transport
 from .connection import Connection
 from .dispatch import Callback, Dispatch, ServerDispatch, log
 from .endpoint import Endpoint, EndpointEvents
-from .engine import Acceptor, ThreadEngine, join
+from .engine import Acceptor, ThreadEngine, is_nested, join
 from .errors import LifecycleError, SetupError, UnknownClient
 from .events import (
     Address,
@@ -297,7 +297,7 @@ class TCPServer(Endpoint[ServerDispatch]):
             self._run = self._killed = self._closed = False
             name = f"simplesockets-server-{self._addresses[0][1]}"
             self._engine = ThreadEngine(name, self._bell, shares=True)
-            self._engine.set_polled(self._dispatch.on_receive is None)
+            self._engine.set_polled(self._dispatch.polled)
         self._bell.open()
         if hosts is None:
             self._warn_if_reachable()
@@ -340,7 +340,8 @@ class TCPServer(Endpoint[ServerDispatch]):
             acceptor, self._acceptor = self._acceptor, None
         if acceptor is not None:
             acceptor.stop()
-            join([acceptor.thread], Deadline(1.0, time.monotonic()))
+            if not is_nested():
+                join([acceptor.thread], Deadline(1.0, time.monotonic()))
 
     def restart(self) -> None:
         """Make a new accept thread after :meth:`exit_accept`. It accepts when :meth:`start` was called.
@@ -631,7 +632,13 @@ class TCPServer(Endpoint[ServerDispatch]):
         engine = self._engine
         assert engine is not None  # setup() made it before any acceptor
         address = peer[:2]
-        connection = Connection(Stream(sock), self._protocol(), self._mailbox, self._recv_buffer)
+        try:
+            protocol = self._protocol()
+        except Exception as failure:
+            self._dispatch.journal.record(failure, "exception in the protocol's factory")
+            sock.close()
+            return
+        connection = Connection(Stream(sock), protocol, self._mailbox, self._recv_buffer)
         client = Server_Client(sock, address, recv_buffer=self._recv_buffer, connection=connection)
         dispatch = self._dispatch
         connection.bind(
@@ -640,9 +647,7 @@ class TCPServer(Endpoint[ServerDispatch]):
             ended=partial(self._ended, client),
             leaving=partial(self._leaving, client, connection.stream),
         )
-        handle = dispatch.handle_client
-        work = partial(dispatch.handle, handle, client) if handle is not None else None
-        engine.attach(connection, f"{address[0]}:{address[1]}", work)
+        engine.attach(connection, f"{address[0]}:{address[1]}", dispatch.handler(client))
         try:
             with self._lock:  # the thread waits for it in _opened()
                 engine.start(connection)
@@ -677,7 +682,7 @@ class TCPServer(Endpoint[ServerDispatch]):
         ending = client.ending
         self._record_ending(ending, client)
         self._dispatch.disconnected(client)
-        polled = self._dispatch.on_receive is None and self._dispatch.handle_client is None
+        polled = self._dispatch.polled and self._dispatch.assigned("handle_client") is None
         if ending is None or ending.kind != "peer closed" or not polled or self._engine is None:
             return False
         # Its last data may still be unpolled, and deserves an answer: the stream stays open until the program
