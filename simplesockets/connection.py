@@ -134,9 +134,10 @@ class Connection:
                 data = self._read(self._read_size)
             except OSError as failure:
                 return self._not_read(failure)
-        self._dispatching = threading.get_ident()
-        began = time.perf_counter()
-        try:
+        began = 0.0
+        try:  # from here on nothing that was read gets lost
+            self._dispatching = threading.get_ident()
+            began = time.perf_counter()
             if self.closing:
                 return _DONE
             if data and self._raw and len(data) < self._read_size and self.reading and not self._inbox:
@@ -152,7 +153,7 @@ class Connection:
             self.note_ending("failed", failure)
             return _DONE
         except BaseException:  # a signal handler raised, in a thread of the program's that reads for us
-            if data and self._raw and data not in self._inbox and not self.mailbox.holds(data):
+            if data and self._raw and not self.mailbox.holds(data) and not any(item is data for item in self._inbox):
                 self._inbox.append(data)
             raise
         finally:

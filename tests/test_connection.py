@@ -113,6 +113,14 @@ class Talkative(FramedProtocol):
         return said
 
 
+class Mistaken(FramedProtocol):
+    """A protocol with a mistake in it."""
+
+    def __init__(self) -> None:
+        super().__init__(DelimiterFramer())
+        self.feed = lambda data: iter([data[1 // 0 :]])
+
+
 class ThreeAtEnd(RawProtocol):
     """A protocol that completes three items when the stream ends."""
 
@@ -238,6 +246,14 @@ def test_what_the_end_of_the_stream_completes_is_delivered() -> None:
     life.live()
     assert life.log == ["opened", b"one", b"two", "ended"]
     assert life.connection.ending == Ending("peer closed")
+
+
+def test_a_mistake_in_a_protocol_ends_this_connection_and_says_so() -> None:
+    life = Life(b"a", protocol=Mistaken())
+    life.live()
+    assert life.log == ["opened", "ended"]
+    assert life.connection.ending is not None
+    assert (life.connection.ending.kind, type(life.connection.ending.exception)) == ("failed", ZeroDivisionError)
 
 
 def test_the_first_reason_stays() -> None:
@@ -504,6 +520,78 @@ def test_it_ends_once_and_last_however_many_disconnect_while_it_ends(script: tup
         assert (before, last) == (expected[: len(before)], "ended")
 
 
+def test_the_program_s_own_loop_is_one_long_hook() -> None:
+    life = Life(b"data", END)
+    connection = life.connection
+    connection.open()
+    connection.serve(lambda: life.log.append(connection.receive()))
+    connection.finish()
+    assert life.log == ["opened", b"data", "ended"]
+    assert connection.ending == Ending("handler returned")
+
+
+def test_a_disconnect_in_the_program_s_own_loop_runs_the_last_hook_after_it() -> None:
+    life = Life(b"data", END)
+
+    def work() -> None:
+        life.connection.disconnect()
+        life.log.append("loop returns")
+
+    life.connection.serve(work)
+    life.connection.finish()
+    assert life.log == ["loop returns", "ended"]
+    assert life.connection.ending == Ending("closed here")
+
+
+def test_the_program_s_own_loop_does_not_begin_after_a_disconnect() -> None:
+    life = Life(b"data", END)
+    life.connection.disconnect()
+    life.connection.serve(lambda: life.log.append("never"))
+    life.connection.finish()
+    assert life.log == ["ended"]
+
+
+def test_the_program_s_own_loop_may_fail() -> None:
+    life = Life(END)
+    with pytest.raises(ZeroDivisionError):
+        life.connection.serve(lambda: 1 // 0)
+    life.connection.finish()
+    assert life.log == ["ended"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "script"),
+    [
+        (RawProtocol, [b"item", LATER, b"next"]),
+        (RawProtocol, [b"item" * 100, b"more", LATER, b"next"]),
+        (lines, [b"item\nnext\n"]),
+    ],
+    ids=["short read", "joined read", "frames"],
+)
+@pytest.mark.parametrize("stored", [False, True], ids=["before it was stored", "after it was stored"])
+def test_an_interrupted_delivery_is_made_up_for_and_not_repeated(
+    protocol: Callable[[], Protocol], script: list[Part], stored: bool
+) -> None:
+    # A thread of the program's may read for the connection while it polls, and Ctrl-C raises there.
+    life = Life(*script, protocol=protocol(), recv_buffer=100)
+    interrupts = iter([True])
+
+    def deliver(data: bytes) -> bool:
+        if stored:
+            life.store(data)
+        if next(interrupts, False):
+            raise KeyboardInterrupt
+        return False if stored else life.store(data)
+
+    life.on_item = deliver
+    with pytest.raises(KeyboardInterrupt):
+        life.connection.step()
+    life.steps()
+    life.steps()
+    first = b"item" * 100 + b"more" if len(script) == 4 else b"item"
+    assert life.box.take_all() == [first, b"next"]
+
+
 def test_a_kept_stream_stays_open_for_answers() -> None:
     life = Life(b"question", END)
     life.on_end = lambda: True
@@ -686,6 +774,14 @@ def test_a_reader_leaves_only_while_reading_is_off() -> None:
     assert connection.thread is None
 
 
+def test_a_reader_does_not_leave_what_has_to_be_finished() -> None:
+    connection = Life().connection
+    connection.thread = threading.current_thread()
+    connection.turn(False)
+    connection.hang_up()
+    assert connection.leave() is False
+
+
 def test_turning_reading_on_asks_for_a_reader_where_there_is_none() -> None:
     life = Life()
     assert life.connection.turn(False) is False
@@ -845,6 +941,43 @@ def test_beside_a_reader_receive_takes_nothing_of_others() -> None:
     with other_reader(life.connection):
         assert life.connection.receive(timeout=1) == b"mine"
     assert life.box.take_all() == [b"theirs"]
+
+
+def test_beside_a_reader_that_leaves_receive_reads_the_stream_itself() -> None:
+    life = Life(b"data")
+    life.connection.turn(False)
+    got: list[bytes] = []
+    with other_reader(life.connection):
+        (thread,) = started(lambda: got.append(life.connection.receive()))
+        wait_until(lambda: life.box.bell.waiting)
+        assert life.connection.leave()
+        assert end_soon(thread)
+    assert got == [b"data"]
+
+
+def test_several_threads_may_receive_where_there_is_no_reader(effort: int) -> None:
+    sent = [b"%04d" % number for number in range(40 * effort)]
+    life = Life(*(b"%b\n%b" % (line[:2], line[2:]) for line in sent), END, protocol=lines(final=True))
+    got: list[bytes] = []
+
+    def receive() -> None:
+        while data := life.connection.receive():
+            got.append(data)
+
+    threads = started(receive, receive, receive)
+    assert end_soon(*threads)
+    stream = b"".join(b"%b\n%b" % (line[:2], line[2:]) for line in sent)
+    assert sorted(got) == sorted(stream.split(b"\n"))
+
+
+def test_a_receive_that_waits_for_another_one_ends_when_the_time_is_over() -> None:
+    life = Life(blocking=True)
+    (thread,) = started(life.connection.receive)
+    wait_until(lambda: "receive_some" in life.stream.calls)
+    with pytest.raises(TimeoutError, match=r"within 0\.01 seconds"):
+        life.connection.receive(timeout=0.01)
+    life.stream.play(END)
+    assert end_soon(thread)
 
 
 @pytest.mark.parametrize(

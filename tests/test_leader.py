@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import threading
@@ -14,7 +15,7 @@ import pytest
 from simplesockets import TCPServer, leader
 from simplesockets.engine import FIRST_STEPS
 
-from .support.running import raw_client, read_exactly, running_client, running_server
+from .support.running import raw_client, read_exactly, reset, running_client, running_server
 from .support.waiting import PATIENCE, Gate, wait_until
 
 pytestmark = pytest.mark.skipif(not leader.AVAILABLE, reason="nothing is parked without epoll and eventfd")
@@ -39,6 +40,8 @@ def talk(sock: socket.socket, times: int = FIRST_STEPS + 1) -> None:
 
 def park(server: TCPServer, *socks: socket.socket) -> None:
     """Talk until they are parked. With callbacks, that takes two clients."""
+    for sock in socks:
+        talk(sock, 1)
     for sock in socks:
         deadline = time.monotonic() + PATIENCE
         while not is_parked(server, sock):
@@ -416,3 +419,93 @@ def test_paused_clients_that_are_parked_resume_and_lose_nothing() -> None:
                 got += data
         sender.join(PATIENCE)
         assert got == sent
+
+
+def test_a_reset_during_a_stuck_callback_costs_no_cpu() -> None:
+    gate = Gate()
+
+    def stick(client: Any, address: Any, data: bytes) -> None:
+        if data == b"stick":
+            gate()
+        else:
+            client.send(data)
+
+    with running_server(on_receive=stick) as server, raw_client(server) as sock, raw_client(server) as other:
+        park(server, sock, other)
+        sock.sendall(b"stick")
+        gate.wait_arrived()
+        talk(other, 20)
+        reset(sock)
+        busy = time.process_time()
+        threading.Event().wait(0.5)
+        assert time.process_time() - busy < 0.1
+        talk(other, 20)
+        gate.open()
+
+
+class Interrupt(Exception):
+    """Raised by a signal handler."""
+
+
+def test_a_signal_handler_that_raises_in_the_polling_thread_ends_no_connection() -> None:
+    def interrupt(*_: Any) -> None:
+        raise Interrupt
+
+    with running_server() as server, raw_client(server) as sock:
+        main, stop = threading.get_ident(), threading.Event()
+
+        def converse() -> None:
+            pause = threading.Event()
+            for _ in range(100):
+                sock.sendall(b"x")
+                pause.wait(0.001)
+                signal.pthread_kill(main, signal.SIGUSR1)
+            stop.set()
+
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        try:
+            thread = threading.Thread(target=converse)
+            thread.start()
+            while not stop.is_set():
+                with contextlib.suppress(Interrupt):
+                    while not stop.is_set():
+                        if server.event.new_data:
+                            server.return_recved_data()
+            while thread.is_alive():
+                with contextlib.suppress(Interrupt):
+                    thread.join(PATIENCE)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        sock.sendall(b"last")
+        wait_until(lambda: b"".join(item.response for item in server.return_recved_data()).endswith(b"last"))
+
+
+def test_close_in_a_signal_handler_returns_at_once_whatever_it_interrupts() -> None:
+    for _ in range(20):
+        took: list[float] = []
+        with running_server() as server, raw_client(server) as sock:
+
+            def close(*_: Any, server: TCPServer = server, took: list[float] = took) -> None:
+                began = time.monotonic()
+                server.close()
+                took.append(time.monotonic() - began)
+
+            main = threading.get_ident()
+
+            def babble(sock: socket.socket = sock, main: int = main) -> None:
+                for _ in range(200):
+                    sock.sendall(b"x" * 100)
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+            before = signal.signal(signal.SIGUSR1, close)
+            try:
+                thread = threading.Thread(target=babble)
+                thread.start()
+                while not server.killed:
+                    if server.event.new_data:
+                        server.return_recved_data()
+                thread.join(PATIENCE)
+                wait_until(lambda took=took: took)  # type: ignore[misc]
+            finally:
+                signal.signal(signal.SIGUSR1, before)
+        assert took[0] < 1.5

@@ -937,6 +937,15 @@ def test_a_source_that_the_total_paused_resumes_when_others_are_fetched() -> Non
     assert second.resumed == 1
 
 
+def test_everybody_can_be_resumed_however_much_is_there() -> None:
+    box, full, other = small(), Source(), Source()
+    fill(box, full)
+    put(box, other)
+    box.resume_all()
+    assert (full.resumed, other.resumed, box.is_paused(full), box.has_room(full)) == (1, 0, False, False)
+    assert put(box, full) is True
+
+
 def test_a_source_that_ended_is_not_resumed_and_its_items_stay() -> None:
     box, source = small(), Source()
     fill(box, source)

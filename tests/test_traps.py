@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from simplesockets import TCPClient, TCPServer
+from simplesockets import RawProtocol, TCPClient, TCPServer
 
 from .support.running import (
     HOST,
@@ -504,6 +504,94 @@ def test_close_ends_every_blocking_call() -> None:
             for thread in threads:
                 thread.join(PATIENCE)
             assert not any(thread.is_alive() for thread in threads)
+
+
+def test_close_from_the_callbacks_of_several_clients_at_once_waits_for_nobody() -> None:
+    took: list[float] = []
+
+    def close(address: Any) -> None:
+        began = time.monotonic()
+        server.close()
+        took.append(time.monotonic() - began)
+
+    with running_server(on_disconnect=close) as server:
+        socks = [socket.create_connection(server.address, PATIENCE) for _ in range(5)]
+        wait_until(lambda: len(server.clients) == 5)
+        for sock in socks:
+            sock.close()
+        wait_until(lambda: len(took) == 5)
+    assert max(took) < 1
+
+
+def test_on_disconnect_comes_after_handle_client_whoever_ends_it() -> None:
+    told: list[str] = []
+    gate = Gate()
+
+    def handle(client: Any, address: Any) -> None:
+        gate()
+        told.append("handled")
+
+    with running_server(handle_client=handle, on_disconnect=lambda address: told.append("left")) as server:
+        with raw_client(server) as sock:
+            gate.wait_arrived()
+            server.disconnect(sock.getsockname())
+            gate.open()
+            wait_until(lambda: len(told) == 2)
+    assert told == ["handled", "left"]
+
+
+def test_on_receive_assigned_while_reading_is_paused_resumes_it() -> None:
+    gone = threading.Event()
+    got: list[bytes] = []
+    with running_server(on_disconnect=lambda address: gone.set()) as server, raw_client(server) as sock:
+        server._mailbox.client_mark = 1000
+        sock.sendall(b"a" * 2000)
+        wait_until(lambda: server._mailbox._paused)
+        server.on_receive = lambda client, address, data: got.append(data)
+        sock.sendall(b"b" * 5000)
+        sock.close()
+        assert gone.wait(PATIENCE)
+        polled = b"".join(data for _, _, data in server.return_recved_data())
+    assert b"".join(got).count(b"b") == 5000
+    assert polled.startswith(b"a" * 2000)
+
+
+class Faulty(RawProtocol):
+    """A protocol with a mistake in it."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        if data == b"bad":
+            raise ValueError("a mistake in the protocol")
+        return [data]
+
+
+def test_a_mistake_in_a_protocol_ends_that_client_and_is_recorded() -> None:
+    with running_server(protocol=Faulty, on_receive=echo) as server, raw_client(server) as other:
+        with raw_client(server) as sock:
+            sock.sendall(b"bad")
+            assert sock.recv(10) == b""
+        other.sendall(b"good")
+        assert read_exactly(other, 4) == b"good"
+        assert [type(record.exception) for record in server.return_exceptions()] == [ValueError]
+
+
+def test_a_factory_of_protocols_that_raises_is_recorded_and_accepting_goes_on() -> None:
+    calls: list[int] = []
+
+    def factory() -> RawProtocol:
+        calls.append(1)
+        if len(calls) == 1:
+            raise LookupError("of the test's")
+        return RawProtocol()
+
+    with running_server(protocol=factory, on_receive=echo) as server:
+        with raw_client(server) as sock:
+            with contextlib.suppress(ConnectionError):
+                assert sock.recv(1) == b""
+        with raw_client(server) as sock:
+            sock.sendall(b"ping")
+            assert read_exactly(sock, 4) == b"ping"
+        assert [type(record.exception) for record in server.return_exceptions()] == [LookupError]
 
 
 # ------------------------------------------------------------------------------------------------ many
