@@ -153,7 +153,7 @@ class Connection:
             self.note_ending("failed", failure)
             return _DONE
         except BaseException:  # a signal handler raised, in a thread of the program's that reads for us
-            if data and self._raw and not self.mailbox.holds(data) and not any(item is data for item in self._inbox):
+            if data and self._raw and not self.mailbox.ends_with(self, data) and not self._inbox:
                 self._inbox.append(data)
             raise
         finally:

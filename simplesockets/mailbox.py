@@ -463,10 +463,11 @@ class Mailbox:
         """Whether the source still has to wait."""
         return source in self._paused
 
-    def holds(self, data: bytes) -> bool:
-        """Whether an item of just this object is there."""
+    def ends_with(self, source: Pausable, data: bytes) -> bool:
+        """Whether the newest item of the source, if any is there, is this."""
         with self._lock:
-            return any(item.response is data for item in self._items)
+            newest = next((item for item in reversed(self._items) if item.source is source), None)
+        return newest is not None and newest.response == data
 
     def resume_all(self) -> None:
         """Let everybody go on, however much is there."""
