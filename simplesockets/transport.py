@@ -92,7 +92,7 @@ class Stream:
         stream. Raises BlockingIOError or TimeoutError if the program put the socket in a mode in which reading does
         not wait, OSError if the connection broke."""
         self._send = sock.send
-        # One sender at a time; held across I/O, the only lock that is.
+        # One sender at a time; held across I/O.
         self._write_lock = threading.RLock()
         with contextlib.suppress(OSError):  # not a TCP socket, or the peer has gone already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
