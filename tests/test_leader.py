@@ -374,8 +374,8 @@ def test_close_in_a_signal_handler_of_the_thread_that_leads() -> None:
                 if server.event.new_data:
                     for client, _, data in server.return_recved_data():
                         server.send_data(data, client)
-            thread.join(PATIENCE)
         finally:
+            thread.join(PATIENCE)
             signal.signal(signal.SIGUSR1, before)
         assert answered.is_set()
 
@@ -448,8 +448,12 @@ class Interrupt(Exception):
 
 
 def test_a_signal_handler_that_raises_in_the_polling_thread_ends_no_connection() -> None:
+    armed = threading.Event()  # set only where the exception is caught
+
     def interrupt(*_: Any) -> None:
-        raise Interrupt
+        if armed.is_set():
+            armed.clear()
+            raise Interrupt
 
     with running_server() as server, raw_client(server) as sock:
         main, stop = threading.get_ident(), threading.Event()
@@ -463,18 +467,19 @@ def test_a_signal_handler_that_raises_in_the_polling_thread_ends_no_connection()
             stop.set()
 
         before = signal.signal(signal.SIGUSR1, interrupt)
+        thread = threading.Thread(target=converse)
         try:
-            thread = threading.Thread(target=converse)
             thread.start()
             while not stop.is_set():
                 with contextlib.suppress(Interrupt):
+                    armed.set()
                     while not stop.is_set():
                         if server.event.new_data:
                             server.return_recved_data()
-            while thread.is_alive():
-                with contextlib.suppress(Interrupt):
-                    thread.join(PATIENCE)
+                    armed.clear()
         finally:
+            armed.clear()
+            thread.join(PATIENCE)
             signal.signal(signal.SIGUSR1, before)
         sock.sendall(b"last")
         wait_until(lambda: b"".join(item.response for item in server.return_recved_data()).endswith(b"last"))
@@ -504,8 +509,8 @@ def test_close_in_a_signal_handler_returns_at_once_whatever_it_interrupts() -> N
                 while not server.killed:
                     if server.event.new_data:
                         server.return_recved_data()
-                thread.join(PATIENCE)
                 wait_until(lambda took=took: took)  # type: ignore[misc]
             finally:
+                thread.join(PATIENCE)
                 signal.signal(signal.SIGUSR1, before)
         assert took[0] < 1.5
