@@ -383,7 +383,7 @@ class Connection:
         self.mailbox.bell.ring()
         if self._error is not None:
             raise self._error
-        if data:
+        if data != b"":  # None: only what was kept was there to deliver
             return Step.STOPPED
         self.note_ending("peer closed")
         return _DONE

@@ -29,6 +29,7 @@ from simplesockets import (
     TCPClient,
 )
 from simplesockets.client import CONNECT_TIMEOUT
+from simplesockets.connection import Connection, Step
 
 from .support.programs import free_port, has_ipv6
 from .support.running import HOST, raw_listener, read_exactly, reset, running_server
@@ -711,6 +712,29 @@ def test_nothing_is_lost_or_reordered_while_autorecv_is_toggled(client: TCPClien
     client.autorecv()
     wait_until(lambda: len(received) >= len(content))
     assert received == content
+
+
+def test_autorecv_turned_off_just_before_kept_data_is_delivered_keeps_it(
+    client: TCPClient, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.autorecv()
+    client.autorecv()
+    sock.sendall(b"kept")
+    wait_until(lambda: not receivers(), "the receiving thread to have ended")
+    dispatch = Connection._dispatch
+
+    def turned_off_first(connection: Connection, data: bytes | None) -> Step:
+        monkeypatch.undo()
+        client.autorecv()
+        return dispatch(connection, data)
+
+    monkeypatch.setattr(Connection, "_dispatch", turned_off_first)
+    client.autorecv()
+    wait_until(lambda: not receivers(), "the receiving thread to have ended")
+    assert flags(client) == CONNECTED
+    assert client.recv_data(timeout=5) == b"kept"
+    sock.sendall(b"more")
+    assert client.recv_data(timeout=5) == b"more"
 
 
 def test_end_of_stream_while_autorecv_is_off_shows_at_recv_data(client: TCPClient, sock: socket.socket) -> None:
