@@ -32,7 +32,9 @@ FIRST_STEPS = 4
 SLOW_STEPS = 64
 """Steps that one whose callback was slow stays out for; twice as many the next time …"""
 MOST_STEPS = 4096
-"""… and so many at most."""
+"""… and so many at most, …"""
+FORGIVEN = 1.0
+"""… unless it was quick for so many seconds in between."""
 
 
 class Timers:
@@ -145,15 +147,18 @@ class ThreadEngine:
 
     def _read(self, connection: Connection) -> bool:
         # Gives whether the program turned reading off; else the connection ended.
-        alone, penalty = FIRST_STEPS, SLOW_STEPS
+        alone, penalty = FIRST_STEPS, SLOW_STEPS // 2
         while True:
             if alone > 0 or not self._parks():
                 step = connection.step()
                 alone -= 1
             else:
+                since = time.monotonic()
                 step = self._lot.park(connection)
                 if step is Step.MORE:  # it was too slow for company
-                    alone, penalty = penalty, min(2 * penalty, MOST_STEPS)
+                    went_well = time.monotonic() - since > FORGIVEN
+                    penalty = SLOW_STEPS if went_well else min(2 * penalty, MOST_STEPS)
+                    alone = penalty
             if step is Step.MORE:
                 continue
             if step is Step.DONE:

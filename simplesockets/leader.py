@@ -16,9 +16,10 @@ gets the lead, and the slow one leaves when it returns. While nothing happens th
 rouses it.
 
 A connection gets *out*, that is, its own thread goes on with it, when its callback took longer than :data:`SLOW`
-(it stays out until that is over: see ThreadEngine), when it ended, and when the lot is closed. So a client's callbacks
-run one at a time and in order, in its own thread if they are slow, in a shared one if not, and a slow one delays
-others once, by some milliseconds at most.
+twice in short succession (it stays out for a while: see ThreadEngine), when it ended, and when the lot is closed. Once
+is no proof: where more threads want to run than there are cores, the system interrupts any of them for milliseconds,
+and each client that is out makes that worse for the others. So a client's callbacks run one at a time and in order, in
+its own thread if they are slow, in a shared one if not, and slow ones delay others twice, by some milliseconds at most.
 
 What keeps that true: nobody steps a connection without its *claim*, a lock that is only ever tried. The lead is no
 lock, since it has to be taken from a thread that is stuck; for an instant two threads may believe that they lead, and
@@ -45,7 +46,9 @@ AVAILABLE = hasattr(select, "epoll") and hasattr(os, "eventfd")
 AWAY = 0.005
 """Seconds without progress after which the stand-by does something about it."""
 SLOW = 0.0005
-"""Seconds: a callback that takes longer runs in its client's own thread the next time."""
+"""Seconds: a callback that takes longer twice in short succession runs in its client's own thread from then on."""
+PATIENCE = 8
+"""Quick callbacks that make up for a slow one. Any may seem slow once, when the system gave the core to others."""
 SPARE = 1.0
 """Seconds that a worker without a lead waits for another one."""
 
@@ -59,7 +62,7 @@ if AVAILABLE:
 class _Parked:
     """A connection whose thread sleeps here. The connection knows it as its ``waker``."""
 
-    __slots__ = ("claim", "connection", "evict", "fd", "gate", "lot", "muted", "outcome")
+    __slots__ = ("claim", "connection", "evict", "fd", "gate", "lot", "muted", "outcome", "tried")
 
     def __init__(self, lot: ParkingLot, connection: Connection) -> None:
         self.lot = lot
@@ -69,12 +72,22 @@ class _Parked:
         self.muted = False  # the selector does not know its socket while somebody holds the claim for long
         self.evict = False  # let it out as soon as possible
         self.outcome: Step | None = None  # why it is out
+        self.tried = 0  # how much of the PATIENCE with it is used up
         self.gate = threading.Lock()  # what its thread sleeps on
         self.gate.acquire()
 
     def wake(self) -> None:
         """There is room for its data again, or it is closing: have it looked at."""
         self.lot.listen_to(self, _LOOK)
+
+    def is_slow(self) -> bool:
+        """Asked once after each step with a callback: whether it has to go on in its own thread."""
+        if self.connection.took > SLOW:
+            self.tried += PATIENCE
+            return self.tried > PATIENCE
+        if self.tried:
+            self.tried -= 1
+        return False
 
     def rouse(self) -> None:
         """Wake its thread."""
@@ -355,7 +368,7 @@ class ParkingLot:
                 return
         step = connection.step()
         if step is Step.MORE:
-            if connection.took > SLOW and not self.polled:
+            if not self.polled and parked.is_slow():
                 self._let_out(parked, step)
                 return
         elif step is Step.PAUSED:
