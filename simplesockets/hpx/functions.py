@@ -1,0 +1,134 @@
+"""The functions that a server offers, and how they are called. Pure."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import TypeVar
+
+from .exceptions import InvalidMessage
+from .protocol import Json
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+_BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class Context:
+    """Who calls. One for each session: every connection that uses the session shares it.
+
+    Attributes:
+        session: the session's id.
+        name: what the client called itself when it shook hands.
+        user: the user's name; None for a guest.
+        data: whatever the server's functions keep for this session. Several of them may run at the same time.
+    """
+
+    def __init__(self, session: str, name: str, user: str | None) -> None:
+        self.session = session
+        self.name = name
+        self.user = user
+        self.data: dict[str, object] = {}
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether this is a guest's session."""
+        return self.user is None
+
+    def __repr__(self) -> str:
+        return f"<context of {self.name!r}, {'a guest' if self.user is None else f'user {self.user!r}'}>"
+
+
+class Offered:
+    """A registered function: what can be known of it before it is called.
+
+    Args:
+        fname: its name in calls.
+        function: called with keyword arguments only. A parameter that is annotated as :class:`Context` gets the
+            calling session's context, and is no argument for clients.
+
+    Raises:
+        TypeError: it cannot be called like that.
+    """
+
+    def __init__(self, fname: str, function: Callable[..., object]) -> None:
+        self.fname = fname
+        self.function = function
+        self._context_names = _context_parameters(function)
+        parameters = [
+            parameter
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.name not in self._context_names
+        ]
+        for parameter in parameters:
+            self._check(parameter)
+        by_keyword = [parameter for parameter in parameters if parameter.kind in _BY_KEYWORD]
+        self._names = frozenset(parameter.name for parameter in by_keyword)
+        self._needed = tuple(parameter.name for parameter in by_keyword if parameter.default is parameter.empty)
+        self._any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+    def _check(self, parameter: inspect.Parameter) -> None:
+        if parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
+            raise TypeError(f"{self.fname}: arguments come by name, and {parameter.name!r} takes none; drop the '/'")
+        if parameter.name == "fname" and parameter.kind in _BY_KEYWORD:
+            raise TypeError(f"{self.fname}: no parameter can be called 'fname', which is the function's name in a call")
+
+    def call(self, arguments: dict[str, Json], context: Context) -> object:
+        """Call it.
+
+        Raises:
+            InvalidMessage: an argument is missing or unexpected; the text names it.
+        """
+        for name in arguments:
+            if name not in self._names and (not self._any or name in self._context_names):
+                raise InvalidMessage(f"{self.fname}: unexpected argument '{name}'")
+        for name in self._needed:
+            if name not in arguments:
+                raise InvalidMessage(f"{self.fname}: the argument '{name}' is missing")
+        return self.function(**arguments, **dict.fromkeys(self._context_names, context))
+
+
+def _context_parameters(function: Callable[..., object]) -> tuple[str, ...]:
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # an annotation that cannot be looked up here
+        hints = dict(getattr(function, "__annotations__", {}))
+    return tuple(
+        name for name, hint in hints.items() if name != "return" and (hint is Context or hint in _CONTEXT_TEXTS)
+    )
+
+
+_CONTEXT_TEXTS = ("Context", "hpx.Context")
+
+
+class Functions:
+    """Registered functions by their names. Registering and calling may go on at the same time."""
+
+    def __init__(self) -> None:
+        self._offered: dict[str, Offered] = {}
+
+    def add(self, fname: str, function: Callable[..., object]) -> None:
+        """Register a function; one of the same name is replaced.
+
+        Raises:
+            TypeError: it cannot be called with arguments by name.
+        """
+        if not callable(function):
+            raise TypeError(f"{function!r} is no function")
+        self._offered[fname] = Offered(fname, function)
+
+    def names(self) -> list[str]:
+        """The names of all functions, sorted."""
+        return sorted(self._offered)
+
+    def find(self, fname: str) -> Offered:
+        """The function of that name.
+
+        Raises:
+            InvalidMessage: there is none.
+        """
+        found = self._offered.get(fname)
+        if found is None:
+            raise InvalidMessage(f"There is no function '{fname[:100]}'")
+        return found

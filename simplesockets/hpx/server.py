@@ -1,0 +1,409 @@
+"""Server: offers functions to HappyPanda X frontends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import overload
+
+from typing_extensions import Self
+
+from .. import __version__
+from ..errors import FrameTooLarge, FrameTruncated, SetupError
+from ..events import ExceptionList
+from ..server import Server_Client, TCPServer
+from ..timing import Deadline
+from ..transport import check_count, check_port
+from .codec import LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
+from .exceptions import InvalidMessage
+from .functions import Function, Functions
+from .protocol import ServerCommand
+from .service import Reply, Service, Users, Version
+from .sessions import MAX_SESSIONS, SESSION_LIFESPAN, Sessions
+
+log = logging.getLogger("simplesockets.hpx")
+
+PORT = 7007
+"""The port of HappyPanda X."""
+MAX_CONNECTIONS = 1000
+"""Default limit of connections at a time; further ones wait to be accepted."""
+HANDSHAKE_TIMEOUT = 300.0
+"""Default seconds that a connection has for its first accepted message; a person may have to type a password."""
+STALL = 5.0
+"""Seconds after which a message that seemed complete, but for what gzip says, counts as damaged."""
+BROADCAST_TIME = 1.0
+"""Seconds that each connection has to take a server command that is sent on to all."""
+
+_RECV_BUFFER = 64 * 1024
+
+
+def _own_version() -> Version:
+    return {"core": [int(part) for part in __version__.split(".")[:3]], "db": [0, 0, 0], "torrent": [0, 0, 0]}
+
+
+class Server:
+    """A server that HappyPanda X frontends can talk to::
+
+        server = Server(users={"admin": "secret"})
+
+        @server.function
+        def add(a, b):
+            return a + b
+
+        server.serve_forever()
+
+    Each connection is served by a thread of its own, so functions may block, and several may run at the same time.
+
+    Args:
+        name: what the server calls itself in messages.
+        host: address to listen on, or several.
+        port: 0 takes a free one; :attr:`address` tells which.
+        guest_allowed: whether one may come without credentials.
+        users: passwords by user, or a function ``(user, password) -> bool``.
+        session_lifespan: seconds that a session lives without a message; 0 is for ever.
+        version: what the greeting says: lists of three numbers for ``core``, ``db`` and ``torrent``.
+        ssl_context: for TLS, which is not available in this version: anything but None is a SetupError.
+        dev: whether a message stays without an answer if an unhandled exception was raised for it.
+        ready: what :attr:`ready` is at first.
+        max_sessions: sessions at a time; for one more, that which was idle longest goes.
+        max_connections: connections at a time; further ones wait to be accepted. None is without limit.
+        max_packed: bytes of a received frame at most.
+        max_unpacked: bytes of JSON in it at most.
+        handshake_timeout: seconds that a connection has for its first accepted message; None is for ever.
+        level: effort of compression, 0 to 9.
+        clock: gives seconds; for tests.
+
+    Raises:
+        SetupError: an ``ssl_context`` was given.
+        TypeError, ValueError: an argument is of no use.
+
+    Everything may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        name: str = "server",
+        host: str | Sequence[str] = "127.0.0.1",
+        port: int = PORT,
+        *,
+        guest_allowed: bool = True,
+        users: Users | None = None,
+        session_lifespan: float = SESSION_LIFESPAN,
+        version: Version | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        dev: bool = False,
+        ready: bool = True,
+        max_sessions: int = MAX_SESSIONS,
+        max_connections: int | None = MAX_CONNECTIONS,
+        max_packed: int = MAX_PACKED,
+        max_unpacked: int = MAX_UNPACKED,
+        handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
+        level: int = LEVEL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if ssl_context is not None:
+            raise SetupError("TLS is not available in this version; leave ssl_context out")
+        check_port(port, zero=True)
+        check_count("max_packed", max_packed, "bytes", 1)
+        check_count("max_unpacked", max_unpacked, "bytes", 1)
+        if max_connections is not None:
+            check_count("max_connections", max_connections, "connections (or None for no limit)", 1)
+        if not isinstance(level, int) or not 0 <= level <= 9:
+            raise ValueError(f"level is a number from 0 to 9, not {level!r}")
+        self.name = name
+        self._functions = Functions()
+        self._service = Service(
+            name,
+            self._functions,
+            version=_own_version() if version is None else version,
+            guest_allowed=guest_allowed,
+            users={} if users is None else users,
+            dev=dev,
+            ready=ready,
+            sessions=Sessions(session_lifespan, max_sessions),
+            clock=clock,
+            new_id=lambda: secrets.token_urlsafe(32),
+        )
+        self._place = (host, port)
+        self._max_connections = max_connections
+        self._max_packed = max_packed
+        self._max_unpacked = max_unpacked
+        self._handshake_timeout = handshake_timeout
+        self._level = level
+        self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
+        self._tcp: TCPServer | None = None
+        self._stopping = threading.Event()  # ends whoever waits in a service; each start has its own
+        self._over = threading.Event()  # ends serve_forever()
+        self._obeying: threading.Thread | None = None  # carries a server command out
+        self._closed = True  # by close(), so that a restart does not undo it
+
+    # ----------------------------------------------------------------------------------------------- functions
+
+    @overload
+    def function(self, name: str) -> Callable[[Function], Function]: ...
+
+    @overload
+    def function(self, name: Function) -> Function: ...
+
+    def function(self, name: Function | str) -> Function | Callable[[Function], Function]:
+        """Offer a function to clients: ``@server.function``, or ``@server.function("name")`` under another name.
+
+        It is called with the arguments of the call, by name, and returns something that JSON can say. A parameter
+        that is annotated as :class:`Context` gets the context of the calling session. Raising an :class:`HPXError`
+        tells the client its code and text; any other exception fails the whole message.
+
+        Raises:
+            TypeError: it cannot be called with arguments by name.
+        """
+        if not isinstance(name, str):
+            return self._offer(getattr(name, "__name__", ""), name)
+        offered = name
+        return lambda function: self._offer(offered, function)
+
+    def _offer(self, name: str, function: Function) -> Function:
+        self._functions.add(name, function)
+        return function
+
+    @property
+    def functions(self) -> list[str]:
+        """The names of all functions that clients can call."""
+        return self._functions.names()
+
+    # ------------------------------------------------------------------------------------------------ lifecycle
+
+    def start(self) -> None:
+        """Listen, and serve in the background. Does nothing if it does already.
+
+        Raises:
+            BindError, ResolveError: it cannot listen there; the message says why.
+        """
+        with self._lock:
+            self._closed = False
+            self._over.clear()
+        self._listen()
+
+    def _listen(self) -> None:
+        with self._lock:
+            if self._tcp is not None or self._closed:
+                return
+            tcp = self._tcp = TCPServer(self._max_connections)
+            self._stopping = threading.Event()
+        host, port = self._place
+        try:
+            tcp.setup(host, port, recv_buffer=_RECV_BUFFER, handle_client=self._serve, protocol=self._framing)
+            tcp.start()
+        except BaseException:
+            with self._lock:
+                self._tcp = None
+            raise
+        if self._tcp is not tcp:  # close() came before there was much to close
+            tcp.close()
+
+    def serve_forever(self) -> None:
+        """Serve here, until :meth:`close` or a client's ``serverquit``. Ctrl-C closes, and is raised again."""
+        try:
+            self.start()
+            self._over.wait()
+        finally:
+            self.close()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End everything: listening, all connections (what was sent still arrives), all sessions. May be repeated, and
+        called from a function, whose own thread is not waited for. :meth:`start` begins anew.
+
+        Args:
+            timeout: seconds that all of it takes at most. Threads that functions keep busy for longer are named in a
+                logged warning and left behind.
+        """
+        deadline = Deadline(timeout, time.monotonic())
+        with self._lock:
+            self._closed = True
+            obeying = self._obeying
+        self._shut(timeout)
+        self._over.set()
+        if obeying is not None and obeying is not threading.current_thread():
+            obeying.join(deadline.left(time.monotonic()))
+
+    def _shut(self, timeout: float) -> None:
+        with self._lock:
+            tcp, self._tcp = self._tcp, None
+            self._stopping.set()
+        self._service.clear()
+        if tcp is not None:
+            tcp.close(timeout)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ----------------------------------------------------------------------------------------------- what it is
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The real ``(ip, port)``; the first, where there are several.
+
+        Raises:
+            SetupError: the server is not running.
+        """
+        tcp = self._tcp
+        if tcp is None:
+            raise SetupError("the server is not running; start() it first")
+        return tcp.address
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and not ended by anybody."""
+        return self._tcp is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether messages are looked at. While it is False every one is answered by ``{"msg": "wait"}``."""
+        return self._service.ready
+
+    @ready.setter
+    def ready(self, value: bool) -> None:
+        self._service.ready = value
+
+    @property
+    def guest_allowed(self) -> bool:
+        """Whether one may come without credentials."""
+        return self._service.guest_allowed
+
+    @property
+    def version(self) -> Version:
+        """What the greeting says."""
+        return self._service.version
+
+    @property
+    def exceptions(self) -> ExceptionList:
+        """What functions raised and did not handle; the newest thousand."""
+        return self._service.exceptions
+
+    def __repr__(self) -> str:
+        tcp = self._tcp
+        return f"<hpx Server {self.name!r}, {'not running' if tcp is None else repr(tcp)}>"
+
+    # ------------------------------------------------------------------------------------------ one connection
+
+    def _framing(self) -> Framing:
+        return Framing(self._max_packed, self._level)
+
+    def _serve(self, client: Server_Client) -> None:
+        # In the connection's own thread, which may wait.
+        try:
+            client.send(self._service.greeting())
+            self._converse(client, self._stopping)
+        except FrameTruncated as failure:
+            log.info("%s:%s left: %s", *client.address, failure)
+        except FrameTooLarge as failure:
+            log.warning("%s:%s is dropped: %s", *client.address, failure)
+            with contextlib.suppress(OSError):
+                client.send(self._service.refusal(InvalidMessage(f"Invalid message: {failure}")))
+        except OSError as failure:  # it is gone, or was cut
+            log.debug("%s:%s is gone: %s", *client.address, failure)
+
+    def _converse(self, client: Server_Client, stopping: threading.Event) -> None:
+        unpacker = Unpacker(self._max_unpacked, self._max_packed)
+        until = Deadline(self._handshake_timeout, time.monotonic())
+        while (messages := self._receive(client, unpacker, until)) is not None:
+            for message in messages:
+                if stopping.is_set():
+                    return
+                reply = self._service.answer(message, client.address[0], stopping.wait)
+                if reply.accepted:
+                    until = _FOREVER
+                if reply.command is not None:
+                    self._obey(reply, client)
+                elif reply.text is not None:
+                    client.send(reply.text)
+
+    def _receive(self, client: Server_Client, unpacker: Unpacker, until: Deadline) -> list[bytes | Unreadable] | None:
+        # What the next piece completes; None at the end.
+        patience = STALL if unpacker.pending else until.left(time.monotonic())
+        try:
+            piece = client.recv(timeout=patience)
+        except TimeoutError:
+            if unpacker.pending:
+                return [unpacker.give_up()]
+            log.info("%s:%s sent no accepted message within %s s", *client.address, self._handshake_timeout)
+            return None
+        return unpacker.take(piece) if piece else None
+
+    # ----------------------------------------------------------------------------------------- server commands
+
+    def _obey(self, reply: Reply, sender: Server_Client) -> None:
+        # In the thread of the sender's connection.
+        assert reply.command is not None
+        assert reply.text is not None
+        with self._lock:
+            tcp, stopping = self._tcp, self._stopping
+            first = tcp is not None and not (self._obeying is not None and self._obeying.is_alive())
+            if first:
+                self._obeying = threading.Thread(
+                    target=self._carry_out,
+                    args=(reply.command, reply.text, sender, tcp),
+                    name=f"simplesockets-hpx-{reply.command.word}",
+                    daemon=True,
+                )
+                self._obeying.start()
+        if first:
+            stopping.wait()  # no further message of the sender's is answered
+        else:  # another one was faster
+            sender.send(reply.text)
+
+    def _carry_out(self, command: ServerCommand, answer: bytes, sender: Server_Client, tcp: TCPServer) -> None:
+        log.warning("%s by %s:%s", command.word, *sender.address)
+        tcp.stop()  # who connects from now on could miss it
+        notice = self._service.notice(command)
+        messengers = [
+            threading.Thread(
+                target=_tell,
+                args=(client, answer if client is sender else notice),
+                name=f"{threading.current_thread().name}-{number}",
+                daemon=True,
+            )
+            for number, client in enumerate({sender, *tcp.clients.values()})
+        ]
+        place = tcp.address
+        for messenger in messengers:
+            messenger.start()
+        _join(messengers, BROADCAST_TIME)
+        self._shut(timeout=5.0)
+        _join(messengers, BROADCAST_TIME)  # the connections are cut now
+        if command is ServerCommand.ServerRestart:
+            self._listen_again(place[1])
+        else:
+            self._over.set()
+
+    def _listen_again(self, port: int) -> None:
+        self._place = (self._place[0], port)
+        try:
+            self._listen()
+        except OSError as failure:
+            log.error("the server could not be restarted: %s", failure)
+            self._over.set()
+
+
+_FOREVER = Deadline(None, 0.0)
+
+
+def _tell(client: Server_Client, text: bytes) -> None:
+    with contextlib.suppress(OSError):
+        client.send(text)
+
+
+def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
+    deadline = Deadline(seconds, time.monotonic())
+    for thread in threads:
+        thread.join(deadline.left(time.monotonic()))
