@@ -164,16 +164,25 @@ class TCPClient(Endpoint[ClientDispatch]):
         """
         target = self._require_setup("connect()")
         try:
-            connection = self._connect(target)
+            self.open()
         except OSError as failure:
             hint = "; is the server running, with this port?" if isinstance(failure, ConnectionRefusedError) else ""
             what = f"could not connect to {target[0]}:{target[1]}{hint}"
             self._dispatch.journal.record(failure, what, level=logging.WARNING)
             return False
+        return True
+
+    def open(self) -> None:
+        """The same as :meth:`connect`, but it raises.
+
+        Raises:
+            SetupError: :meth:`setup` is missing.
+            OSError: connecting failed: ``ConnectionRefusedError``, ``TimeoutError``, :class:`~.errors.ResolveError` …
+        """
+        connection = self._connect(self._require_setup("open()"))
         if connection is not None:
             self._dispatch.connected()
             self._start_reader(connection)
-        return True
 
     def start(self) -> bool:
         """The same as :meth:`connect`. Source: manual's example."""

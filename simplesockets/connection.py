@@ -80,7 +80,7 @@ class Connection:
         self.ending: Ending | None = None
         self.took = 0.0  # seconds that dispatching took in the latest step
         self.waker: Wakeable | None = None  # set by an engine: told when there is room again, or closing begins
-        self._protocol = protocol
+        self.protocol = protocol
         self._raw = type(protocol) is RawProtocol  # a subclass may have other ideas
         self._read: Callable[[int], bytes] = stream.receive_some
         self._read_size = recv_buffer
@@ -230,7 +230,7 @@ class Connection:
         """
         if self.closing:
             raise ConnectionClosed("this connection was closed here; nothing can be sent any more")
-        self.stream.send_all(data if self._raw else self._protocol.encode(data))
+        self.stream.send_all(data if self._raw else self.protocol.encode(data))
 
     def note_ending(self, kind: str, exception: BaseException | None = None) -> None:
         """Remember why the connection ends. The first reason stays."""
@@ -367,10 +367,10 @@ class Connection:
                 self._inbox.append(data)
             return
         try:
-            self._inbox.extend(self._protocol.feed(data) if data else self._protocol.feed_eof())
+            self._inbox.extend(self.protocol.feed(data) if data else self.protocol.feed_eof())
         except ProtocolError as failure:
             self._error = failure
-        reply = self._protocol.data_to_send()
+        reply = self.protocol.data_to_send()
         try:
             if reply:
                 self.stream.send_all(reply)

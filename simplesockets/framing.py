@@ -41,7 +41,9 @@ class LengthPrefixFramer:
 
     Args:
         header_size: bytes of header.
-        limit: the largest frame that is taken or made, in bytes.
+        limit: the largest frame that is taken or made, in bytes. May be changed between frames.
+
+    :attr:`bare` may be set to words that stand without a header, where one is due; none begins with another.
 
     Another header (binary, say) is a subclass that overrides :meth:`read_header` and :meth:`write_header`.
     """
@@ -49,6 +51,7 @@ class LengthPrefixFramer:
     def __init__(self, header_size: int = 16, limit: int = MAX_FRAME) -> None:
         self.header_size = header_size
         self.limit = limit
+        self.bare: tuple[bytes, ...] = ()
         self._kept = bytearray()
         self._due = header_size  # with fewer bytes than these there is nothing to look at
 
@@ -84,9 +87,14 @@ class LengthPrefixFramer:
             self._kept.clear()
         start = 0
         while True:
+            if self.bare and (word := self._bare_word(data, start)) is not None:
+                start += len(word)
+                yield word
+                continue
             body = start + self.header_size
             if len(data) < body:
-                self._keep(data, start, self.header_size)
+                # A bare word may be complete sooner; then every byte counts.
+                self._keep(data, start, len(data) - start + 1 if self.bare else self.header_size)
                 return
             size = self.read_header(data[start:body])
             if size > self.limit:
@@ -97,6 +105,9 @@ class LengthPrefixFramer:
                 return
             start = end
             yield data[body:end]
+
+    def _bare_word(self, data: bytes, start: int) -> bytes | None:
+        return next((word for word in self.bare if data.startswith(word, start)), None)
 
     def _keep(self, data: bytes, start: int, due: int) -> None:
         self._kept += memoryview(data)[start:]

@@ -484,6 +484,10 @@ class Mailbox:
         """Take everything out and lower the flag; an empty list counts as a False read of the flag."""
         if not self._items:
             self.new_data.idle()
+        return self.take_present()
+
+    def take_present(self) -> list[Item]:
+        """Take everything out and lower the flag. Never waits."""
         with self._lock:
             items = list(self._items)
             list.clear(self._items)

@@ -34,7 +34,7 @@ from .events import (
     to_bytes,
 )
 from .mailbox import Bell, Mailbox
-from .protocol import ProtocolFactory, RawProtocol
+from .protocol import Protocol, ProtocolFactory, RawProtocol
 from .timing import Deadline
 from .transport import Stream
 
@@ -82,6 +82,11 @@ class Server_Client:
     def thread(self) -> threading.Thread | None:
         """The thread that serves this client."""
         return self._connection.thread or self._thread
+
+    @property
+    def protocol(self) -> Protocol:
+        """This connection's protocol: what the factory given to ``setup(protocol=…)`` made."""
+        return self._connection.protocol
 
     @property
     def ending(self) -> Ending | None:

@@ -36,6 +36,7 @@ default is 5) makes a burst of clients wait for a second each; the system's own 
 
 _PORT_TRIES = 20  # a port that is free on one address may be taken on another
 
+_SAFE_TO_SEND = 2048  # bytes for which a writable socket has room
 _NO_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _HAS_POLL = hasattr(select, "poll")
 
@@ -92,8 +93,8 @@ class Stream:
         stream. Raises BlockingIOError or TimeoutError if the program put the socket in a mode in which reading does
         not wait, OSError if the connection broke."""
         self._send = sock.send
-        # One sender at a time; held across I/O.
-        self._write_lock = threading.RLock()
+        self.write_lock = threading.RLock()
+        """One sender at a time; held across I/O."""
         with contextlib.suppress(OSError):  # not a TCP socket, or the peer has gone already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -163,7 +164,7 @@ class Stream:
             ConnectionClosed: it was closed on this side.
             OSError: the connection broke.
         """
-        self._write_lock.acquire()  # a with statement would take as long as all the rest of this
+        self.write_lock.acquire()  # a with statement would take as long as all the rest of this
         try:
             sent = self._send(data)
             if sent < len(data):
@@ -173,7 +174,25 @@ class Stream:
         except OSError as failure:
             raise self._named(failure) from failure
         finally:
-            self._write_lock.release()
+            self.write_lock.release()
+
+    def send_now(self, parts: Sequence[bytes | memoryview]) -> int:
+        """Send what the system takes without waiting. The caller holds the write lock.
+
+        Returns:
+            The number of bytes, of all parts together; at least one.
+
+        Raises:
+            BlockingIOError: the system takes nothing now.
+            OSError: the connection broke.
+        """
+        if not _NO_WAIT:  # there, sending may wait even for a writable socket, if it is much
+            if not wait_ready(self.socket, 0, writable=True):
+                raise BlockingIOError(errno.EAGAIN, "the socket takes nothing now")
+            return self.socket.send(memoryview(parts[0])[:_SAFE_TO_SEND])
+        if len(parts) == 1:
+            return self._send(parts[0], _NO_WAIT)
+        return self.socket.sendmsg(parts, (), _NO_WAIT)
 
     def _send_rest(self, view: memoryview, sent: int) -> None:
         while sent < len(view):
@@ -209,7 +228,7 @@ class Stream:
     def close(self) -> None:
         """Free the socket. Only for the connection's reader, or when there is none."""
         self.cut()  # a sender that is blocked wakes and lets go of the lock
-        with self._write_lock:
+        with self.write_lock:
             self.socket.close()
 
 

@@ -20,6 +20,7 @@ ORDER = [
     "protocol",
     "transport",
     "mailbox",
+    "outbox",
     "dispatch",
     "connection",
     "leader",
@@ -33,7 +34,16 @@ OLD_PATHS = ["simple_sockets", "simplesockets", "secure_sockets", "typehints"]
 """Import paths of earlier releases; they hold no code."""
 PROGRAMS = ["__init__", "__main__"]
 """Files that may import everything."""
-PURE = ["events", "framing", "timing", "protocol"]
+PURE = [
+    "events",
+    "framing",
+    "timing",
+    "protocol",
+    "hisock/errors",
+    "hisock/casting",
+    "hisock/protocol",
+    "hisock/groups",
+]
 IMPURE_MODULES = {"socket", "select", "selectors", "threading", "time", "random", "secrets", "ssl", "asyncio", "os"}
 SOCKET_USERS = ["errors", "transport", "engine", "client", "server"]
 LAYERS = ["hisock", "hpx"]
@@ -96,8 +106,8 @@ def test_imports_point_one_way_only(name: str) -> None:
 
 def test_the_order_is_no_longer_than_it_has_to_be() -> None:
     # else the test above could not tell a file that imports nothing from one whose imports it does not see
-    imported = set[str]().union(*(internal(file(name)) for name in ORDER))
-    assert imported == {*ORDER} - {"client", "server"}
+    imported = set[str]().union(*(internal(path) for path in FILES if path.stem not in PROGRAMS))
+    assert imported >= {*ORDER}
 
 
 @pytest.mark.parametrize("name", PURE)

@@ -1,0 +1,471 @@
+"""HiSockClient: commands, names and groups on top of TCPClient."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import ClassVar, cast
+
+from typing_extensions import Self
+
+from ..client import CONNECT_TIMEOUT, TCPClient
+from ..connection import Connection
+from ..errors import ProtocolError
+from ..events import ReceivedBytes
+from ..framing import MAX_FRAME
+from ..timing import Deadline
+from ..transport import check_count
+from . import protocol
+from .casting import ClientInfo, read_info, to_content
+from .errors import ClientDisconnected, ClientNotFound, ServerException, ServerNotRunning
+from .groups import Identifier, address_in
+from .handlers import Form, Handlers, Message
+from .loop import ErrorHandler, HiSockLoop, LoopThread, Unclaimed, Waiter, check_address, refuse_tls
+from .protocol import ClientProtocol, dialect_of
+
+_WILDCARD: Form = ("command", "content")
+_RESERVED: dict[str, tuple[Form, ...]] = {
+    "client_connect": (("client",),),
+    "client_disconnect": (("client",),),
+    "force_disconnect": ((),),
+    "*": (_WILDCARD,),
+}
+_ORDINARY: tuple[Form, ...] = (("content",), ())
+
+
+class _Default(int):
+    """A default that can be told from the same number given by the program."""
+
+
+_HEADER_LEN = _Default(protocol.HEADER_LEN)
+
+_END = b""
+"""Stands for the end of the connection in the queue of received bodies, none of which is this very object."""
+
+
+class HiSockClient(HiSockLoop[bytes]):
+    """A client that sends commands with content, under a name and in a group.
+
+    It connects when it is made, and receives from then on; handlers run in the thread that runs the loop:
+    :meth:`start`, or :meth:`update` again and again. Keepalives are answered without that.
+
+    Reserved names for :meth:`on`: ``client_connect(client)`` and ``client_disconnect(client)`` when somebody joined
+    or left, ``force_disconnect()`` when the server ended the connection, ``*(command, message)`` for what nothing
+    else handles. All other handlers take ``(message)`` or nothing.
+
+    Args:
+        addr: ``(host, port)`` of the server.
+        name: how others name this client; None for no name.
+        group: the group to be in; None for none.
+        blocking: whether :meth:`update` waits until something happens.
+        header_len: bytes of each message's header, the same on both sides.
+        tls: has to be None.
+        cache_size: how many messages :meth:`get_cache` remembers; 0 is without limit, less is none.
+        dialect: ``"2.x"``, or ``"0.x"`` to speak to servers of 0.x and 1.x.
+        connect_timeout: seconds that connecting takes at most.
+        max_message: the largest message, in bytes.
+
+    The order of 2.x, ``(addr, name, group, header_len, cache_size)``, works as well: a number in the fourth place
+    means it.
+
+    Raises:
+        ServerNotRunning: the server refuses the connection (a ConnectionError).
+        socket.gaierror: the host is unknown.
+        TimeoutError: connecting took too long.
+        OSError: connecting failed otherwise.
+        TypeError, ValueError: an argument is of no use.
+
+    Everything but the loop may be called from any thread. Source: 0.x; the last three arguments are new.
+    """
+
+    def __init__(
+        self,
+        addr: tuple[str, int],
+        name: str | None = None,
+        group: str | None = None,
+        blocking: bool = True,
+        header_len: int = _HEADER_LEN,
+        tls: object = None,
+        *,
+        cache_size: int = -1,
+        dialect: str = "2.x",
+        connect_timeout: float | None = CONNECT_TIMEOUT,
+        max_message: int = MAX_FRAME,
+    ) -> None:
+        if isinstance(blocking, int) and not isinstance(blocking, bool):  # the order of 2.x
+            if header_len is not _HEADER_LEN:
+                cache_size = header_len
+            header_len, blocking = blocking, True
+        self.addr = check_address(addr, zero=False)
+        check_count("header_len", header_len, "bytes", 1)
+        refuse_tls(tls)
+        for what, given in (("name", name), ("group", group)):
+            _check_text(what, given)
+        self.name = name
+        self.group = group
+        self.original_name = name
+        self.original_group = group
+        self.dialect = dialect_of(dialect).version
+        self._dialect = dialect_of(dialect)
+        self._tcp = TCPClient()
+        super().__init__(Handlers(_RESERVED, _ORDINARY), self._tcp._mailbox, blocking, int(header_len), cache_size)
+        self._name = f"simplesockets-hisock-client-{self.addr[0]}:{self.addr[1]}"
+        self._look_up_lock = threading.RLock()  # one at a time asks, so that answers come in order; held across I/O
+        self._lookups: deque[_LookUp] = deque()  # who waits for an answer, or gave up waiting
+        self._ended = False  # the connection is over; all that came is in the mailbox
+        self._noted_end = False  # its end stands in the queue, or was routed
+        self._left = False  # close() was called here
+        self.connect_time = 0.0
+        """When it connected, in seconds since 1970."""
+        self._tcp.setup(
+            *self.addr,
+            recv_buffer=16384,
+            on_disconnect=self._disconnected,
+            connect_timeout=connect_timeout,
+            protocol=lambda: ClientProtocol(self.header_len, max_message),
+        )
+        self._connection = self._connect()
+
+    def _connect(self) -> Connection:
+        self._tcp.autorecv()
+        try:
+            self._tcp.open()
+            connection = self._tcp._connection
+            assert connection is not None  # open() made it
+            connection.send(self._dialect.hello(self.name, self.group))
+        except ConnectionRefusedError as failure:
+            self._tcp.close()
+            text = f"no server is running at {self.addr[0]}:{self.addr[1]}; start it first, or correct the address"
+            raise ServerNotRunning(text) from failure
+        except BaseException:
+            self._tcp.close()
+            raise
+        self.connect_time = time.time()
+        return connection
+
+    # ------------------------------------------------------------------------------------------------------ loop
+
+    def update(self) -> None:
+        """One pass of the loop: wait until something happens (with ``blocking``), and handle all that did.
+
+        Does nothing after :meth:`close`.
+
+        Raises:
+            ServerNotRunning: the connection was lost; everything that came before was handled. Only once.
+
+        Source: 0.x.
+        """
+        self._one_pass()
+
+    def close(self, emit_leave: bool = True, timeout: float = 5.0) -> None:
+        """End the connection. What was sent still arrives.
+
+        May be called from any thread, from handlers, and repeatedly.
+
+        Args:
+            emit_leave: whether to tell the server, which makes its ``leave`` handler run at once.
+            timeout: seconds that all of it takes at most. Handlers' threads that are busy for longer are named in a
+                logged warning and left behind.
+
+        Source: 0.x; ``timeout`` is new.
+        """
+        deadline = Deadline(timeout, time.monotonic())
+        with self._lock:
+            first, self._left = not self._left, True
+            self.closed = True
+        if first and emit_leave and not self._ended:
+            self._say_goodbye()
+        self._tcp.close(timeout)
+        self._join_threads(deadline)
+
+    def _say_goodbye(self) -> None:
+        # Not where it would have to wait for a server that does not read.
+        stream = self._connection.stream
+        if stream.write_lock.acquire(blocking=False):
+            try:
+                stream.send_now([self._connection.protocol.encode(protocol.GOODBYE)])
+            except OSError:
+                pass
+            finally:
+                stream.write_lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ----------------------------------------------------------------------------------------------------- sending
+
+    def send(self, command: str, content: object = None) -> None:
+        """Send a command; waits while the server does not read.
+
+        Args:
+            command: the command.
+            content: bytes, str, int, float, bool, list, dict, ClientInfo or None.
+
+        Raises:
+            ValueError: no such command is possible, or the content is too long.
+            InvalidTypeCast: content of that type cannot be sent (a TypeError).
+            OSError: the connection broke, or is closed.
+
+        Source: 0.x.
+        """
+        protocol.check_command(command)
+        self._connection.send(self._dialect.command(command, to_content(content)))
+
+    def raw_send(self, content: object = None) -> None:
+        """Send content without a command.
+
+        Raises:
+            ValueError: it begins with a reserved word, such as ``$CMD$``; and as :meth:`send`.
+
+        Source: 0.x.
+        """
+        self._connection.send(protocol.check_raw(to_content(content)))
+
+    send_raw = raw_send
+    """The same under its name of 1.x."""
+
+    def change_name(self, new_name: str | None = None) -> None:
+        """Take another name; None goes back to the first one. Source: 0.x."""
+        _check_text("new_name", new_name)
+        self.name = self.original_name if new_name is None else new_name
+        self._change(protocol.RENAME, self.name)
+
+    def change_group(self, new_group: str | None = None) -> None:
+        """Go to another group; None goes back to the first one. Source: 0.x."""
+        _check_text("new_group", new_group)
+        self.group = self.original_group if new_group is None else new_group
+        self._change(protocol.REGROUP, self.group)
+
+    def _change(self, word: bytes, value: str | None) -> None:
+        if value or self._dialect.modern:
+            self._connection.send(self._dialect.word(word, (value or "").encode()))
+        else:
+            self._connection.stream.send_all(word)  # without a header: that is how 0.x says None
+
+    # -------------------------------------------------------------------------------------------------- looking up
+
+    def get_client(
+        self, client: Identifier, get_as_dict: bool = False, timeout: float | None = None
+    ) -> ClientInfo | dict[str, object]:
+        """Ask the server who a client is; waits for the answer, as :meth:`recv` does.
+
+        Args:
+            client: its name, ``"ip:port"``, ``(ip, port)`` or ClientInfo.
+            get_as_dict: whether to get a plain dictionary.
+            timeout: seconds; None waits until the answer comes or the connection ends.
+
+        Raises:
+            ValueError: that is none of these.
+            ClientNotFound: no such client is connected (a TypeError).
+            ServerException: the server could not tell.
+            TimeoutError, ConnectionError: as :meth:`recv`.
+
+        Source: 2.x; ``timeout`` is new.
+        """
+        address = address_in(client)
+        who = str(client) if address is None else f"{address[0]}:{address[1]}"
+        waiter = _LookUp(None, raw=True)
+        with self._look_up_lock:
+            self._lookups.append(waiter)
+            self._connection.send(self._dialect.word(protocol.LOOK_UP, who.encode()))
+        answer = self._dialect.look_up_answer(self._await(waiter, timeout) or b"") or {}
+        if answer.get("traceback") == protocol.UNKNOWN_CLIENT:
+            raise ClientNotFound(f"no client {who!r} is connected to the server (any more)")
+        if "traceback" in answer:
+            raise ServerException(f"the server could not look up {who!r}: {answer['traceback']}")
+        info = ClientInfo(cast("list[object]", answer["ip"]), *(cast("str | None", answer[key]) for key in _KEYS))
+        return info.as_dict() if get_as_dict else info
+
+    def get_server_addr(self) -> tuple[str, int]:
+        """The server's address, as given. Source: 2.x."""
+        return self.addr
+
+    def get_client_addr(self) -> tuple[str, int]:
+        """This client's own ``(ip, port)``. Source: 2.x."""
+        host, port = self._connection.stream.socket.getsockname()[:2]
+        return host, port
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is open. Source: 2.x."""
+        return not self.closed and not self._ended
+
+    @property
+    def sock(self) -> socket.socket:
+        """The socket. Source: 2.x."""
+        return self._tcp.socket
+
+    def __repr__(self) -> str:
+        return f"<HiSockClient connected to {self.addr[0]}:{self.addr[1]}>"
+
+    # ----------------------------------------------------------------------------------------------------- routing
+
+    def _disconnected(self) -> None:
+        self._ended = True
+
+    def _fetch(self) -> None:
+        ended = self._ended  # looked at first: then all that came before is in the mailbox
+        self._inbound.extend(cast("list[ReceivedBytes]", self._mailbox.take_present()))
+        if ended and not self._noted_end:
+            self._noted_end = True
+            self._inbound.append(_END)
+
+    def _route(self, item: bytes) -> None:
+        if item is _END:
+            self._route_end()
+        elif not (item.startswith(b"$") and self._route_word(item)) and not self._answer(item):
+            try:
+                name, content = self._dialect.read_command(item) or (None, item or None)
+            except ProtocolError as failure:
+                self._calls.append(partial(self._failed, failure))
+                return
+            self._route_message(Message(command=name, content=content, body=item), None, self._dialect.modern)
+
+    def _route_end(self) -> None:
+        self._calls.append(self._lost)
+        self._bell.ring()
+
+    def _is_over(self) -> bool:
+        return self.closed or (self._noted_end and not self._inbound)
+
+    def _lost(self) -> None:
+        if self.closed:
+            return
+        ending = self._tcp.ending
+        self.close(emit_leave=False)
+        cause = None if ending is None else ending.exception
+        raise ServerNotRunning(f"the server at {self.addr[0]}:{self.addr[1]} ended the connection: {ending}") from cause
+
+    _WORDS: ClassVar = (protocol.KICKED, protocol.JOINED, protocol.LEFT, protocol.NO_TLS)
+
+    def _route_word(self, body: bytes) -> bool:
+        word = next((word for word in self._WORDS if body.startswith(word)), None)
+        if word is None:
+            return False
+        if word is protocol.KICKED:
+            self._calls.append(self._kicked)
+        elif word is not protocol.NO_TLS:
+            name = "client_connect" if word is protocol.JOINED else "client_disconnect"
+            rest = self._dialect.rest(word, body)
+            self._calls.append(lambda: self._guarded(lambda: self._notice(name, rest)))
+        return True
+
+    def _kicked(self) -> None:
+        self.close(emit_leave=False)
+        self._call_reserved("force_disconnect", Message())
+
+    def _notice(self, name: str, described: bytes) -> None:
+        self._call_reserved(name, Message(client=read_info(described)))
+
+    def _answer(self, body: bytes) -> bool:
+        if not self._lookups or self._dialect.look_up_answer(body) is None:
+            return False
+        self._lookups.popleft().message = Unclaimed(None, None, None, body, whole=True)
+        self._bell.ring()
+        return True
+
+    def _wildcard_message(self, message: Unclaimed) -> Message:
+        return Message(command=message.command, content=message.content, body=message.body)
+
+    def _gone(self) -> Exception:
+        if self._left and not self._ended:
+            return ClientDisconnected("this client was closed; nothing will be received any more")
+        return ServerNotRunning(f"the server at {self.addr[0]}:{self.addr[1]} ended the connection")
+
+
+_KEYS = ("name", "group")
+
+
+def _check_text(what: str, given: object) -> None:
+    if given is not None and not isinstance(given, str):
+        raise TypeError(f"{what} is text, or None for none, not {given!r}")
+
+
+class _LookUp(Waiter):
+    """Somebody who waits for the answer to a look-up."""
+
+    keeps = False
+
+    def wants(self, message: Unclaimed) -> bool:
+        return False
+
+
+class ThreadedHiSockClient(HiSockClient):
+    """A :class:`HiSockClient` with a thread of its own for the loop: :meth:`start` returns at once.
+
+    Handlers run in that thread. The program goes on until :meth:`close`. Arguments and errors: as HiSockClient.
+    """
+
+    _thread: LoopThread | None = None
+
+    def start(self, callback: Callable[[], object] | None = None, error_handler: ErrorHandler | None = None) -> None:
+        """Start the thread that runs the loop; see :meth:`HiSockClient.start`.
+
+        Raises:
+            LifecycleError: it was started before.
+
+        Source: 2.x.
+        """
+        if self._thread is None:
+            self._thread = LoopThread(super().start, f"{self._name}-loop")
+        self._thread.start(callback, error_handler)
+
+    def start_client(
+        self, callback: Callable[[], object] | None = None, error_handler: ErrorHandler | None = None
+    ) -> None:
+        """The same as :meth:`start`. Source: 0.x."""
+        self.start(callback, error_handler)
+
+    def close(self, emit_leave: bool = True, timeout: float = 5.0) -> None:
+        """As :meth:`HiSockClient.close`; the loop's thread has ended then, unless this is called in it."""
+        super().close(emit_leave, timeout)
+        self.join(timeout)
+
+    def stop_client(self) -> None:
+        """The same as :meth:`close`. Source: 0.x."""
+        self.close()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the loop's thread ended. Source: 0.x."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+
+def connect(
+    addr: tuple[str, int],
+    name: str | None = None,
+    group: str | None = None,
+    blocking: bool = True,
+    header_len: int = _HEADER_LEN,
+    tls: object = None,
+    *,
+    cache_size: int = -1,
+    dialect: str = "2.x",
+) -> HiSockClient:
+    """Make a :class:`HiSockClient`, which takes these arguments and more. Source: 0.x."""
+    return HiSockClient(addr, name, group, blocking, header_len, tls, cache_size=cache_size, dialect=dialect)
+
+
+def threaded_connect(
+    addr: tuple[str, int],
+    name: str | None = None,
+    group: str | None = None,
+    blocking: bool = True,
+    header_len: int = _HEADER_LEN,
+    tls: object = None,
+    *,
+    cache_size: int = -1,
+    dialect: str = "2.x",
+) -> ThreadedHiSockClient:
+    """Make a :class:`ThreadedHiSockClient`, which takes these arguments and more. Source: 0.x."""
+    return ThreadedHiSockClient(addr, name, group, blocking, header_len, tls, cache_size=cache_size, dialect=dialect)

@@ -1,0 +1,184 @@
+"""What ``on()`` registers: which function handles which command, and how to call it.
+
+How many arguments a function takes, and what its annotations say, is looked at once, when it is registered.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from ..dispatch import accepts
+from .casting import Cast, ClientInfo, castable
+from .errors import InvalidHandler
+from .protocol import check_command
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+Form = tuple[str, ...]
+"""The arguments of a handler, by the names of :class:`Message`'s attributes."""
+
+WILDCARD = "*"
+
+
+class Message:
+    """What there is to give to a handler."""
+
+    __slots__ = ("body", "client", "command", "content", "new", "old")
+
+    def __init__(
+        self,
+        client: ClientInfo | None = None,
+        command: str | None = None,
+        content: bytes | None = None,
+        body: bytes = b"",
+        old: str | None = None,
+        new: str | None = None,
+    ) -> None:
+        self.client = client
+        self.command = command
+        self.content = content
+        self.body = body
+        self.old = old
+        self.new = new
+
+
+class Handler:
+    """A registered function.
+
+    Args:
+        function: the program's.
+        threaded: whether to run it in a thread of its own.
+        form: its arguments.
+        casts: how to make each of them, where that is not as it is.
+    """
+
+    def __init__(self, function: Callable[..., object], threaded: bool, form: Form, casts: list[Cast | None]) -> None:
+        self.function = function
+        self.threaded = threaded
+        self._arguments = list(zip(form, casts, strict=True))
+
+    def arguments(self, message: Message) -> list[object]:
+        """What to call the function with.
+
+        Raises:
+            InvalidTypeCast: the content is not of the annotated type.
+        """
+        return [
+            getattr(message, name) if cast is None else cast(getattr(message, name)) for name, cast in self._arguments
+        ]
+
+
+class Handlers:
+    """All handlers of a server or client.
+
+    Args:
+        reserved: the names with a meaning of their own, and the forms of their handlers, the preferred one first.
+        ordinary: the forms of all other handlers.
+    """
+
+    def __init__(self, reserved: Mapping[str, tuple[Form, ...]], ordinary: tuple[Form, ...]) -> None:
+        self._reserved = dict(reserved)
+        self._forms = ordinary
+        self._special: dict[str, Handler] = {}
+        self._ordinary: dict[str, Handler] = {}
+        self._with_spaces: list[str] = []  # commands of more than one word, the longest first
+
+    def on(self, command: str, threaded: bool, override: bool) -> Callable[[Function], Function]:
+        """The decorator that registers a function; see the servers' and clients' ``on()``."""
+        check_command(command)
+
+        def register(function: Function) -> Function:
+            reserved = command in self._reserved and not override
+            forms = self._reserved[command] if reserved else self._forms
+            handler = _handler(command, function, threaded, forms)
+            if override:
+                self._reserved.pop(command, None)
+                self._special.pop(command, None)
+            if reserved:
+                self._special[command] = handler
+            else:
+                self._ordinary[command] = handler
+                self._with_spaces = sorted((name for name in self._ordinary if " " in name), key=len, reverse=True)
+            return function
+
+        return register
+
+    def reserved(self, name: str) -> Handler | None:
+        """The handler of a reserved name; None if there is none, or the name was made an ordinary one."""
+        return self._special.get(name)
+
+    def ordinary(self, command: str) -> Handler | None:
+        """The handler of a command that the other end sent."""
+        return self._ordinary.get(command)
+
+    def longest(self, body: str) -> str | None:
+        """The longest command of several words that a body of 0.x begins with."""
+        return next((name for name in self._with_spaces if body == name or body.startswith(f"{name} ")), None)
+
+    def functions(self) -> dict[str, Callable[..., object]]:
+        """All functions by their command."""
+        return {name: handler.function for name, handler in {**self._ordinary, **self._special}.items()}
+
+
+def _handler(command: str, function: Callable[..., object], threaded: bool, forms: tuple[Form, ...]) -> Handler:
+    if not callable(function):
+        raise InvalidHandler(f"on({command!r}) decorates a function; {function!r} is none")
+    form = next((form for form in forms if accepts(function, len(form)) is not False), None)
+    if form is None:
+        described = " or ".join(f"({', '.join(_SHOWN.get(name, name) for name in form)})" for form in forms)
+        raise InvalidHandler(
+            f"the handler of {command!r} is called with {described}; {function!r} takes other arguments. "
+            "Change its parameters"
+        )
+    annotations = _annotations(function, len(form))
+    return Handler(
+        function,
+        threaded,
+        form,
+        [_cast(command, name, annotation) for name, annotation in zip(form, annotations, strict=True)],
+    )
+
+
+_SHOWN = {"content": "message", "body": "message"}
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _annotations(function: Callable[..., object], count: int) -> list[object]:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # of a built-in function, which has no annotations either
+        return [None] * count
+    given = [_resolved(each.annotation, function) for each in parameters if each.kind in _POSITIONAL][:count]
+    return given + [None] * (count - len(given))
+
+
+_KNOWN = {kind.__name__: kind for kind in (bytes, str, int, float, bool, list, dict, ClientInfo)}
+
+
+def _resolved(annotation: object, function: Callable[..., object]) -> object:
+    # With `from __future__ import annotations` it is text.
+    if annotation is inspect.Parameter.empty:
+        return None
+    if not isinstance(annotation, str):
+        return annotation
+    scope = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__globals__", {})
+    try:
+        return eval(annotation, {**_KNOWN, **scope})
+    except Exception:  # a name that only type checkers see, say
+        return _KNOWN.get(annotation.rpartition(".")[2], annotation)
+
+
+def _cast(command: str, name: str, annotation: object) -> Cast | None:
+    if annotation is None or name in ("client", "old", "new"):
+        return None
+    cast = castable(annotation)
+    if cast is None:
+        raise InvalidHandler(
+            f"the handler of {command!r} wants its {_SHOWN.get(name, name)} as {annotation!r}, to which content cannot "
+            "be cast; use bytes, str, int, float, bool, list, dict or ClientInfo, or no annotation"
+        )
+    if name == "command":
+        return lambda given: cast(None if given is None else str(given).encode())
+    return cast

@@ -1,0 +1,586 @@
+"""The loop that servers and clients share: from what was received to the handlers, and to those who wait in ``recv``.
+
+Receiving goes on in the background (the threads of the TCPServer or TCPClient that is held), so nothing here has to
+keep up. What was received comes in two stages, both under one lock:
+
+* *fetched*: taken out of the mailbox into ``_inbound``, in the order in which it came;
+* *routed*: given to whom it belongs. What needs the program's code becomes a call in ``_calls``; a message that
+  somebody waits for in ``recv`` goes there; what nobody wants is kept for a later ``recv``.
+
+Calls are made under no lock, by the thread that runs the loop, one after the other. A pass of the loop routes and
+calls in turn, so that what a handler registers counts for the next message. ``recv`` routes by itself where no loop
+runs, or where it is called by a handler, whose thread is the loop's; calls that come up then wait until the loop goes
+on. So no handler ever runs inside another one.
+
+Everybody waits on the bell of the TCPServer or TCPClient (mailbox.py). Whoever changes what others wait for rings it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from ..errors import BusyError, LifecycleError, SetupError
+from ..mailbox import Mailbox
+from ..timing import Deadline
+from ..transport import check_port
+from .casting import Cast, cast_for
+from .errors import ServerNotRunning
+from .handlers import WILDCARD, Function, Handler, Handlers, Message
+
+log = logging.getLogger("simplesockets.hisock")
+
+KEPT_MESSAGES = 100
+"""How many messages that nobody claimed are kept for a later ``recv``, for each client; the oldest go first."""
+KEPT_BYTES = 1024 * 1024
+"""How many bytes of them."""
+
+Call = Callable[[], object]
+ErrorHandler = Callable[[Exception], object]
+Item = TypeVar("Item")
+
+
+def _nothing() -> None:
+    """Stands for something that happened and needs no call."""
+
+
+class MessageCacheMember:
+    """One entry of the message cache.
+
+    Args:
+        header: the message's header.
+        content: its content, if it was claimed by a handler or a ``recv``, else the whole body.
+        called: whether it was.
+        command: its command; None for raw data.
+    """
+
+    def __init__(self, header: bytes, content: bytes | None, called: bool, command: str | None) -> None:
+        self.header = header
+        self.content = content
+        self.called = called
+        self.command = command
+
+    def __str__(self) -> str:
+        return f"<MessageCacheMember: {self.content!r}>"
+
+    __repr__ = __str__
+
+
+class Unclaimed:
+    """A message that is neither a reserved one nor handled by a function of its own.
+
+    Args:
+        source: whose it is.
+        command: None for raw data.
+        content: None where there is none.
+        body: all of it.
+        whole: whether who waits for any message gets all of it: what came may be raw data.
+    """
+
+    __slots__ = ("body", "command", "content", "source", "whole")
+
+    def __init__(self, source: Hashable, command: str | None, content: bytes | None, body: bytes, whole: bool) -> None:
+        self.source = source
+        self.command = command
+        self.content = content
+        self.body = body
+        self.whole = whole
+
+
+class Waiter:
+    """Somebody who waits in ``recv``.
+
+    Args:
+        command: the command to wait for; None for any.
+        raw: whether to get the whole body.
+    """
+
+    keeps = True
+    """Whether what it got is kept if it cannot take it after all."""
+
+    def __init__(self, command: str | None, raw: bool) -> None:
+        self.message: Unclaimed | None = None
+        self._command = command
+        self._raw = raw
+
+    def wants(self, message: Unclaimed) -> bool:
+        """Whether to take this one."""
+        return self._command is None or self._command == message.command
+
+    def content(self) -> bytes | None:
+        """What it waited for."""
+        assert self.message is not None
+        whole = self._raw or (self._command is None and self.message.whole)
+        return self.message.body if whole else self.message.content
+
+
+class KeptMessages:
+    """What nobody claimed, with a limit for each source."""
+
+    def __init__(self) -> None:
+        self._messages: deque[Unclaimed] = deque()
+        self._held: dict[Hashable, list[int]] = {}  # how many, and how many bytes
+
+    def add(self, message: Unclaimed) -> None:
+        """Keep a message, if need be in the place of older ones of its source."""
+        held = self._held.setdefault(message.source, [0, 0])
+        self._messages.append(message)
+        held[0] += 1
+        held[1] += len(message.body)
+        while held[0] > KEPT_MESSAGES or held[1] > KEPT_BYTES:
+            self._remove(next(old for old in self._messages if old.source is message.source))
+
+    def take(self, waiter: Waiter) -> Unclaimed | None:
+        """Take out the oldest that the waiter wants."""
+        found = next((message for message in self._messages if waiter.wants(message)), None)
+        if found is not None:
+            self._remove(found)
+        return found
+
+    def put_back(self, message: Unclaimed) -> None:
+        """Keep one that was taken, as the oldest."""
+        self._messages.appendleft(message)
+        held = self._held.setdefault(message.source, [0, 0])
+        held[0] += 1
+        held[1] += len(message.body)
+
+    def forget(self, source: Hashable) -> None:
+        """The source is gone, and its messages with it."""
+        if self._held.pop(source, None) is not None:
+            self._messages = deque(message for message in self._messages if message.source is not source)
+
+    def _remove(self, message: Unclaimed) -> None:
+        self._messages.remove(message)
+        held = self._held[message.source]
+        held[0] -= 1
+        held[1] -= len(message.body)
+        if not held[0]:
+            del self._held[message.source]
+
+
+class HiSockLoop(Generic[Item]):
+    """What a server and a client have in common.
+
+    Args:
+        handlers: what ``on()`` registers.
+        mailbox: where received bodies come from.
+        blocking: whether a pass waits until something happens.
+        header_len: bytes of a header.
+        cache_size: how many messages to remember for ``get_cache()``; 0 is without limit, less is none.
+    """
+
+    def __init__(self, handlers: Handlers, mailbox: Mailbox, blocking: bool, header_len: int, cache_size: int) -> None:
+        self.blocking = blocking
+        self.header_len = header_len
+        self.cache_size = cache_size
+        self.cache: deque[MessageCacheMember] = deque(maxlen=cache_size or None) if cache_size >= 0 else deque(maxlen=0)
+        self.closed = False
+        """Whether it was closed, or the connection ended."""
+        self._handlers = handlers
+        self._mailbox = mailbox
+        self._bell = mailbox.bell
+        self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
+        self._inbound: deque[Item] = deque()
+        self._calls: deque[Call] = deque()
+        self._waiters: list[Waiter] = []
+        self._kept = KeptMessages()
+        self._loop_thread: int | None = None  # the number of the thread in a pass of the loop, or in start()
+        self._threads: set[threading.Thread] = set()  # of threaded handlers
+        self._error_handler: ErrorHandler | None = None
+        self._name = "simplesockets-hisock"
+
+    # ------------------------------------------------------------------------------------------------ registering
+
+    def on(self, command: str, threaded: bool = False, override: bool = False) -> Callable[[Function], Function]:
+        """Decorate a function that handles a command.
+
+        Its annotations tell as what it gets the message: ``bytes str int float bool list dict ClientInfo``; without
+        one it gets the bytes, or None if there are none. The class's documentation lists the reserved names.
+
+        Args:
+            command: what the other end sends; ``"*"`` for everything that has no handler.
+            threaded: whether to run the function in a new thread each time, so that it may take long, or ``recv()``.
+            override: whether a reserved name is to be an ordinary command.
+
+        Raises:
+            InvalidHandler: the function takes other arguments, or annotates one with a type that content cannot be
+                cast to (a TypeError, and a ValueError).
+            ValueError: the command has the form ``$…$``, which is reserved.
+
+        May be called at any time from any thread; a later function for the same command takes the place of the
+        earlier. Source: 0.x; ``threaded`` and ``override`` are of 2.x.
+        """
+        return self._handlers.on(command, threaded, override)
+
+    @property
+    def funcs(self) -> dict[str, Callable[..., object]]:
+        """The registered functions by their command."""
+        return self._handlers.functions()
+
+    # --------------------------------------------------------------------------------------------------- the loop
+
+    def start(self, callback: Callable[[], object] | None = None, error_handler: ErrorHandler | None = None) -> None:
+        """Run the loop until :meth:`close` (which Ctrl-C, like anything raised here, brings about).
+
+        Args:
+            callback: called after each pass, that is, whenever something was received and handled.
+            error_handler: gets what handlers and the callback raise. The loop goes on, unless this raises, too.
+                Without it such errors are logged.
+
+        Source: 2.x.
+        """
+        for function in (callback, error_handler):
+            if function is not None and not callable(function):
+                raise TypeError(f"start() takes functions, not {function!r}")
+        self._error_handler = error_handler
+        try:
+            with self._looping():
+                while not self.closed:
+                    self._guarded_pass()
+                    if callback is not None:
+                        self._guarded(callback)
+        finally:
+            self.close()
+
+    def _guarded_pass(self) -> None:
+        try:
+            self._pass(wait=True)
+        except ServerNotRunning as failure:  # not of a handler: of the connection
+            if self._error_handler is None:
+                raise
+            self._error_handler(failure)
+
+    def _looping(self) -> _Turn:
+        return _Turn(self)
+
+    def _is_loop_thread(self) -> bool:
+        return self._loop_thread == threading.get_ident()
+
+    def _one_pass(self) -> None:
+        if self.closed:
+            return
+        with self._looping():
+            self._pass(wait=self.blocking)
+
+    def _pass(self, wait: bool) -> None:
+        # Wait for something to do (or not), and do all that was there then.
+        call = self._bell.wait_for(self._next, None) if wait else self._next_now()
+        while call is not None:
+            call()
+            if self.closed:
+                return
+            with self._lock:
+                call = self._fetched()
+
+    def _next(self) -> Call | None:
+        with self._lock:
+            call = self._fetched()
+            if call is None:
+                self._fetch()
+                call = self._fetched()
+        return _nothing if call is None and self.closed else call
+
+    def _next_now(self) -> Call | None:
+        call = self._next()
+        if call is None:
+            self._mailbox.new_data.idle()  # a loop that does nothing else should not burn a core
+        return call
+
+    def _fetched(self) -> Call | None:
+        if not self._calls:
+            if not self._inbound:
+                return None
+            self._route(self._inbound.popleft())
+        return self._calls.popleft() if self._calls else _nothing
+
+    def _fetch(self) -> None:
+        """Move what was received to ``_inbound``. Under the lock."""
+        raise NotImplementedError
+
+    def _route(self, item: Item) -> None:
+        """Give a received item to whom it belongs. Under the lock."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End everything."""
+        raise NotImplementedError
+
+    # -------------------------------------------------------------------------------------------------- messages
+
+    def _route_message(self, message: Message, source: Hashable, modern: bool) -> None:
+        # Under the lock. A command or raw data: its handler, or who waits for it, or the wildcard, or nobody yet.
+        command = message.command
+        if not modern:
+            command = self._read_old(message)
+        handler = self._handlers.ordinary(command) if command is not None else None
+        claimed = True
+        if handler is not None:
+            self._calls.append(lambda: self._run(handler, message))
+        else:
+            claimed = self._offer(Unclaimed(source, command, message.content, message.body, not modern))
+        if self.cache_size >= 0:
+            self._remember(message, claimed)
+
+    def _read_old(self, message: Message) -> str | None:
+        # In 0.x commands of several words can only be told apart by knowing them.
+        if (text := _text(message.body)) is not None and (name := self._handlers.longest(text)) is not None:
+            message.command = name
+            message.content = message.body[len(name.encode()) + 1 :] or None
+        return message.command
+
+    def _offer(self, message: Unclaimed) -> bool:
+        for waiter in self._waiters:
+            if waiter.wants(message):
+                waiter.message = message
+                self._waiters.remove(waiter)
+                self._bell.ring()
+                return True
+        handler = self._handlers.reserved(WILDCARD)
+        if handler is None:
+            self._kept.add(message)
+            return False
+        given = self._wildcard_message(message)
+        self._calls.append(lambda: self._run(handler, given))
+        return False
+
+    def _wildcard_message(self, message: Unclaimed) -> Message:
+        raise NotImplementedError
+
+    def _remember(self, message: Message, claimed: bool) -> None:
+        header = b"%-*d" % (self.header_len, len(message.body))
+        content = message.content if claimed else message.body
+        self.cache.append(MessageCacheMember(header, content, claimed, message.command))
+
+    def get_cache(self, idx: int | slice | None = None) -> list[MessageCacheMember] | MessageCacheMember:
+        """The message cache, oldest first: all of it, one entry or a slice. Empty without ``cache_size``.
+
+        Source: 2.x.
+        """
+        with self._lock:
+            members = list(self.cache)
+        return members if idx is None else members[idx]
+
+    # ---------------------------------------------------------------------------------------------- calling back
+
+    def _call_reserved(self, name: str, message: Message) -> None:
+        handler = self._handlers.reserved(name)
+        if handler is not None:
+            self._run(handler, message)
+
+    def _run(self, handler: Handler, message: Message) -> None:
+        if handler.threaded:
+            self._guarded(lambda: self._start_thread(handler, handler.arguments(message)))
+        else:
+            self._guarded(lambda: handler.function(*handler.arguments(message)))
+
+    def _start_thread(self, handler: Handler, arguments: list[object]) -> None:
+        def work() -> None:
+            try:
+                self._guarded(lambda: handler.function(*arguments))
+            finally:
+                with self._lock:
+                    self._threads.discard(threading.current_thread())
+
+        name = getattr(handler.function, "__name__", "handler")
+        thread = threading.Thread(target=work, name=f"{self._name}-{name}", daemon=True)
+        with self._lock:
+            self._threads.add(thread)
+        try:
+            thread.start()
+        except BaseException:
+            with self._lock:
+                self._threads.discard(thread)
+            raise
+
+    def _guarded(self, function: Call) -> None:
+        try:
+            function()
+        except Exception as failure:
+            self._failed(failure)
+
+    def _failed(self, failure: Exception) -> None:
+        if self._error_handler is not None:
+            self._error_handler(failure)
+        else:
+            log.error("exception in a handler: %s: %s", type(failure).__name__, failure, exc_info=failure)
+
+    # --------------------------------------------------------------------------------------------------- receiving
+
+    def recv(self, recv_on: str | None = None, recv_as: object = bytes, timeout: float | None = None) -> object:
+        """Wait for a message that has no handler.
+
+        While the loop runs in another thread (so in a threaded handler, too), this waits for what the loop gets.
+        Otherwise it receives by itself, and messages with a handler wait for the next pass of the loop.
+
+        Args:
+            recv_on: its command; None for any, and for raw data.
+            recv_as: the type to cast it to, as in annotations of handlers.
+            timeout: seconds; None waits until it comes or the connection ends.
+
+        Raises:
+            TimeoutError: nothing came in time.
+            ConnectionError: the connection is closed, and nothing of the kind was left.
+            InvalidTypeCast: ``recv_as`` is no such type, or the message does not fit it.
+
+        Source: 2.x; ``timeout`` is new.
+        """
+        if recv_on is not None and not isinstance(recv_on, str):
+            raise TypeError(f"recv_on is a command (text), or None for any, not {recv_on!r}")
+        cast: Cast = cast_for(recv_as)
+        return cast(self._receive(Waiter(recv_on, raw=False), timeout))
+
+    def recv_raw(self, timeout: float | None = None) -> bytes:
+        """Wait for a message that nobody claimed, and get all of it as it came.
+
+        Args, errors: as for :meth:`recv`. Source: 0.x; ``timeout`` is new.
+        """
+        return self._receive(Waiter(None, raw=True), timeout) or b""
+
+    def _receive(self, waiter: Waiter, timeout: float | None) -> bytes | None:
+        with self._lock:
+            waiter.message = self._kept.take(waiter)
+            if waiter.message is None:
+                self._waiters.append(waiter)
+        return self._await(waiter, timeout)
+
+    def _await(self, waiter: Waiter, timeout: float | None) -> bytes | None:
+        try:
+            self._bell.wait_for(lambda: self._look(waiter), timeout)
+            self._look(waiter)  # what came before the bell was closed still counts
+        except BaseException:
+            with self._lock:
+                if waiter.message is not None and waiter.keeps:  # Ctrl-C came in this moment
+                    self._kept.put_back(waiter.message)
+            raise
+        finally:
+            with self._lock:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+        if waiter.message is None:
+            if self._is_over():
+                raise self._gone()
+            raise TimeoutError(f"nothing was received within {timeout} seconds")
+        return waiter.content()
+
+    def _look(self, waiter: Waiter) -> bool | None:
+        # Gives something when the waiting is over.
+        with self._lock:
+            if waiter.message is None and self._loop_thread in (None, threading.get_ident()):
+                self._fetch()
+                while self._inbound and waiter.message is None:
+                    self._route(self._inbound.popleft())
+                if self._calls or len(self._waiters) > 1:
+                    self._bell.ring()
+            return True if waiter.message is not None or self._is_over() else None
+
+    def _is_over(self) -> bool:
+        """Whether nothing more will come."""
+        return self.closed
+
+    def _gone(self) -> Exception:
+        """What to raise when a message is waited for that will not come any more."""
+        raise NotImplementedError
+
+    # --------------------------------------------------------------------------------------------------- closing
+
+    def _join_threads(self, deadline: Deadline) -> None:
+        with self._lock:
+            threads = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in threads:
+            thread.join(deadline.left(time.monotonic()))
+        busy = ", ".join(thread.name for thread in threads if thread.is_alive())
+        if busy:
+            log.warning("close() left threads behind that are busy in handlers: %s", busy)
+
+
+class _Turn:
+    """A thread's time in the loop. A handler may run a pass inside its own one."""
+
+    def __init__(self, loop: HiSockLoop[Item]) -> None:
+        self._loop = loop
+        self._before: int | None = None
+
+    def __enter__(self) -> None:
+        loop, me = self._loop, threading.get_ident()
+        with loop._lock:
+            self._before = loop._loop_thread
+            if self._before not in (None, me):
+                raise BusyError("another thread runs this loop already; only one can")
+            loop._loop_thread = me
+
+    def __exit__(self, *_: object) -> None:
+        loop = self._loop
+        with loop._lock:
+            loop._loop_thread = self._before
+            waiters = bool(loop._waiters)
+        if waiters:
+            loop._bell.ring()  # they receive by themselves now
+
+
+class LoopThread:
+    """The thread of the classes that run their loop by themselves.
+
+    Args:
+        loop: what to run: ``loop(callback, error_handler)``.
+        name: of the thread.
+    """
+
+    def __init__(self, loop: Callable[[Call | None, ErrorHandler | None], None], name: str) -> None:
+        self._loop = loop
+        self._name = name
+        self._thread: threading.Thread | None = None
+
+    def start(self, callback: Call | None, error_handler: ErrorHandler | None) -> None:
+        """Start it.
+
+        Raises:
+            LifecycleError: it was started before.
+        """
+        if self._thread is not None:
+            raise LifecycleError("start() was called before; each object runs once")
+        # Not a daemon: the program goes on until this is closed.
+        self._thread = threading.Thread(target=self._loop, args=(callback, error_handler), name=self._name)
+        self._thread.start()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it ended; never for the calling thread itself."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+
+def _text(body: bytes) -> str | None:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def check_address(addr: object, *, zero: bool) -> tuple[str, int]:
+    """The address, if it is one.
+
+    Args:
+        addr: what the program gave.
+        zero: whether port 0, "any free one", is allowed.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    if not isinstance(addr, (tuple, list)) or len(addr) != 2 or not isinstance(addr[0], str):
+        raise TypeError(f"addr is a pair (ip, port) such as ('127.0.0.1', 5000), not {addr!r}")
+    check_port(addr[1], zero=zero)
+    return addr[0], addr[1]
+
+
+def refuse_tls(tls: object) -> None:
+    """TLS has to be off.
+
+    Raises:
+        SetupError: it is not.
+    """
+    if tls:
+        raise SetupError(f"tls={tls!r}: this version has no TLS yet; leave it out, or put a TLS proxy in front")

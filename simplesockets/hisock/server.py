@@ -1,0 +1,727 @@
+"""HiSockServer: commands, names and groups on top of TCPServer."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import socket
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import ClassVar, cast
+
+from typing_extensions import Self
+
+from ..connection import LINGER
+from ..errors import ProtocolError
+from ..events import ClientAddress as PeerAddress
+from ..events import ReceivedItem
+from ..framing import MAX_FRAME, LengthPrefixFramer
+from ..outbox import Courier, Outbox
+from ..server import Server_Client, TCPServer
+from ..timing import Deadline
+from ..transport import check_count
+from . import protocol
+from .casting import ClientInfo, to_content
+from .errors import ClientDisconnected, GroupNotFound
+from .groups import Identifier, Member, Members
+from .handlers import Form, Handlers, Message
+from .loop import Call, ErrorHandler, HiSockLoop, LoopThread, Unclaimed, check_address, refuse_tls
+from .protocol import Dialect, ServerProtocol
+
+log = logging.getLogger("simplesockets.hisock")
+
+HELLO_TIMEOUT = 10.0
+"""Seconds in which a client has to introduce itself."""
+KEEPALIVE_INTERVAL = 30.0
+"""Seconds between keepalives, and …"""
+KEEPALIVE_TIMEOUT = 30.0
+"""… seconds to answer one."""
+MAX_PENDING = 16 * 1024 * 1024
+"""Bytes that may wait for a client that does not read."""
+
+_CLIENT: Form = ("client",)
+_CHANGE: Form = ("client", "old", "new")
+_WILDCARD: Form = ("client", "command", "content")
+_RESERVED: dict[str, tuple[Form, ...]] = {
+    "join": (_CLIENT,),
+    "leave": (_CLIENT,),
+    "name_change": (_CHANGE,),
+    "group_change": (_CHANGE,),
+    "message": (_WILDCARD, ("client", "body")),
+    "*": (_WILDCARD,),
+}
+_ORDINARY: tuple[Form, ...] = (("client", "content"), ("client",), ())
+
+
+class _Default(int):
+    """A default that can be told from the same number given by the program."""
+
+
+_HEADER_LEN = _Default(protocol.HEADER_LEN)
+_MAX_CONNECTIONS = _Default(0)
+
+
+class _Member(Member):
+    """A connected client, with what it takes to talk to it."""
+
+    def __init__(self, client: Server_Client, hello: protocol.Hello, outbox: Outbox) -> None:
+        super().__init__(client.address, hello)
+        self.info._socket = client.socket
+        self.client = client
+        self.outbox = outbox
+
+
+class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
+    """A server whose messages are commands with content, for clients with names and groups.
+
+    It accepts clients from its construction on, of both generations of HiSock at once. Handlers run in the thread
+    that runs the loop: :meth:`start`, or :meth:`run` again and again.
+
+    Reserved names for :meth:`on`: ``join(client)``, ``leave(client)``, ``name_change(client, old, new)``,
+    ``group_change(client, old, new)``, ``message(client, command, message)`` or ``message(client, body)`` for
+    everything that clients send, ``*(client, command, message)`` for what nothing else handles. All other handlers
+    take ``(client, message)``, ``(client)`` or nothing.
+
+    Args:
+        addr: ``(ip, port)`` to listen on; port 0 takes a free one.
+        blocking: whether :meth:`run` waits until something happens.
+        max_connections: how many clients at once; others are refused. 0 is without limit.
+        header_len: bytes of each message's header, the same on both sides.
+        tls: has to be None.
+        cache_size: how many messages :meth:`get_cache` remembers; 0 is without limit, less is none.
+        keepalive: whether to ask silent clients whether they are still there.
+        hello_timeout: seconds in which a client has to introduce itself.
+        keepalive_interval: seconds between two keepalives.
+        keepalive_timeout: seconds that a client has to answer one.
+        max_message: the largest message, in bytes.
+        max_pending: bytes that may wait for a client which does not read; it is dropped when there are more.
+
+    The order of 2.x, ``(addr, max_connections, header_len, cache_size, keepalive)``, works as well: a number in the
+    second place means it.
+
+    Raises:
+        OSError: the address cannot be used (:class:`~simplesockets.BindError`, or a ``socket.gaierror``).
+        TypeError, ValueError: an argument is of no use.
+
+    Everything but the loop may be called from any thread. Source: 0.x; the keyword-only arguments after
+    ``keepalive`` are new.
+    """
+
+    def __init__(
+        self,
+        addr: tuple[str, int],
+        blocking: bool = True,
+        max_connections: int = _MAX_CONNECTIONS,
+        header_len: int = _HEADER_LEN,
+        tls: object = None,
+        *,
+        cache_size: int = -1,
+        keepalive: bool = True,
+        hello_timeout: float = HELLO_TIMEOUT,
+        keepalive_interval: float = KEEPALIVE_INTERVAL,
+        keepalive_timeout: float = KEEPALIVE_TIMEOUT,
+        max_message: int = MAX_FRAME,
+        max_pending: int = MAX_PENDING,
+    ) -> None:
+        if isinstance(blocking, int) and not isinstance(blocking, bool):  # the order of 2.x
+            if isinstance(tls, bool):
+                keepalive, tls = tls, None
+            if header_len is not _HEADER_LEN and max_connections is not _MAX_CONNECTIONS:
+                cache_size = header_len
+            if max_connections is not _MAX_CONNECTIONS:
+                header_len = max_connections
+            max_connections, blocking = blocking, True
+        self.addr = check_address(addr, zero=True)
+        check_count("max_connections", max_connections, "connections (0 for no limit)", 0)
+        check_count("header_len", header_len, "bytes", 1)
+        refuse_tls(tls)
+        self._tcp = TCPServer()
+        super().__init__(Handlers(_RESERVED, _ORDINARY), self._tcp._mailbox, blocking, int(header_len), cache_size)
+        self.max_connections = int(max_connections)
+        self._writer = LengthPrefixFramer(self.header_len, max_message)
+        self._hello_timeout = hello_timeout
+        self._keepalive_interval = keepalive_interval
+        self._keepalive_timeout = keepalive_timeout
+        self._max_pending = max_pending
+        self._members: Members[_Member] = Members()
+        self._member_of: dict[Server_Client, _Member] = {}
+        self._outboxes: dict[Server_Client, Outbox] = {}
+        self._left: deque[Server_Client] = deque()
+        self._tcp.setup(
+            ip=self.addr[0],
+            port=self.addr[1],
+            listen=128,
+            recv_buffer=16384,
+            on_connect=self._connected,
+            on_disconnect=self._disconnected,
+            protocol=lambda: ServerProtocol(self.header_len, max_message),
+        )
+        self.addr = self._tcp.address
+        self._name = f"simplesockets-hisock-server-{self.addr[1]}"
+        self._courier = Courier(self._name)
+        if keepalive:
+            self._later(keepalive_interval, self._ask_who_is_there)
+        self._tcp.start()
+
+    # ------------------------------------------------------------------------------------------------------ loop
+
+    def run(self) -> None:
+        """One pass of the loop: wait until something happens (with ``blocking``), and handle all that did.
+
+        Does nothing after :meth:`close`. Source: 0.x.
+        """
+        self._one_pass()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Disconnect all clients and end everything. What was sent to them still arrives.
+
+        May be called from any thread, from handlers, and repeatedly.
+
+        Args:
+            timeout: seconds that all of it takes at most. Handlers' threads that are busy for longer are named in a
+                logged warning and left behind.
+
+        Source: 0.x; ``timeout`` is new.
+        """
+        deadline = Deadline(timeout, time.monotonic())
+        self.closed = True
+        self._tcp.stop()
+        self.disconnect_all_clients()
+        self._courier.join((deadline.left(time.monotonic()) or 0.0) / 2)
+        self._tcp.close(deadline.left(time.monotonic()) or 0.0)
+        self._courier.join(deadline.left(time.monotonic()))
+        self._join_threads(deadline)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -------------------------------------------------------------------------------------------------- looking up
+
+    def get_addr(self) -> tuple[str, int]:
+        """The real ``(ip, port)`` that it serves at. Source: 0.x."""
+        return self.addr
+
+    def get_all_clients(self, key: str | Callable[[ClientInfo], object] | None = None) -> list[object]:
+        """All connected clients, in the order of connecting.
+
+        Args:
+            key: None gives their ClientInfos; ``"ip"``, ``"name"`` or ``"group"`` a list of just that; a function
+                gives the ClientInfos for which it is true.
+
+        Raises:
+            ValueError: it is another text.
+
+        Source: 0.x; the function is of 2.x.
+        """
+        with self._lock:
+            clients = [member.info for member in self._members.all()]
+        if key is None:
+            return list(clients)
+        if callable(key):
+            return [client for client in clients if key(client)]
+        if key not in ("ip", "name", "group"):
+            raise ValueError(f"key={key!r} is of no use: give 'ip', 'name', 'group', a function, or nothing")
+        return [client[key] for client in clients]
+
+    def get_client(self, client: Identifier, get_as_dict: bool = False) -> ClientInfo | dict[str, object]:
+        """Who a client is.
+
+        Args:
+            client: its name, ``"ip:port"``, ``(ip, port)`` or ClientInfo. If several have that name, the first to
+                have connected is meant, and a ``UserWarning`` says so.
+            get_as_dict: whether to get a plain dictionary.
+
+        Raises:
+            ValueError: that is none of these.
+            ClientNotFound: no such client is connected (a TypeError).
+
+        Source: 0.x.
+        """
+        info = self._find(client).info
+        return info.as_dict() if get_as_dict else info
+
+    def get_group(self, group: str | None) -> list[ClientInfo]:
+        """The clients of a group, in the order of connecting.
+
+        Raises:
+            GroupNotFound: nobody is in it (a TypeError).
+
+        Source: 0.x.
+        """
+        return [member.info for member in self._group(group)]
+
+    @property
+    def clients(self) -> dict[socket.socket, ClientInfo]:
+        """The connected clients by their socket: a table of this moment. Source: 2.x."""
+        with self._lock:
+            return {member.client.socket: member.info for member in self._members.all()}
+
+    @property
+    def clients_rev(self) -> dict[tuple[object, ...], socket.socket]:
+        """Sockets by ``(ip, name, group)``: a table of this moment. Source: 2.x."""
+        return {(info.ip, info.name, info.group): sock for sock, info in self.clients.items()}
+
+    @property
+    def socket(self) -> socket.socket:
+        """The listening socket. Source: 2.x."""
+        return self._tcp.socket
+
+    def __len__(self) -> int:
+        """How many clients are connected."""
+        return len(self._members)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<HiSockServer serving at {self.addr[0]}:{self.addr[1]}>"
+
+    # ----------------------------------------------------------------------------------------------------- sending
+
+    def send_client(self, client: Identifier, command: str, content: object = None) -> None:
+        """Send a command to one client. Never waits for it.
+
+        Args:
+            client: as for :meth:`get_client`.
+            command: the command.
+            content: bytes, str, int, float, bool, list, dict, ClientInfo or None.
+
+        Raises:
+            ValueError: no such form of a client or a command, or the content is too long.
+            ClientNotFound: no such client is connected (a TypeError).
+            InvalidTypeCast: content of that type cannot be sent (a TypeError).
+
+        Source: 0.x.
+        """
+        protocol.check_command(command)
+        self._post([self._find(client)], lambda dialect, data: dialect.command(command, data), content)
+
+    def send_group(self, group: str | ClientInfo | None, command: str, content: object = None) -> None:
+        """Send a command to all clients of a group. Never waits for them.
+
+        Args:
+            group: its name, or a ClientInfo: the group in which that client is.
+            command, content: as for :meth:`send_client`.
+
+        Raises:
+            GroupNotFound: nobody is in it (a TypeError).
+            Others: as :meth:`send_client`.
+
+        Source: 0.x.
+        """
+        protocol.check_command(command)
+        self._post(self._group(group), lambda dialect, data: dialect.command(command, data), content)
+
+    def send_all_clients(self, command: str, content: object = None) -> None:
+        """Send a command to everybody. Never waits for them. Arguments, errors: as :meth:`send_client`. Source: 0.x."""
+        protocol.check_command(command)
+        self._post(self._everybody(), lambda dialect, data: dialect.command(command, data), content)
+
+    def send_client_raw(self, client: Identifier, content: object = None) -> None:
+        """Send content without a command to one client; it gets it with ``recv_raw()``.
+
+        Raises:
+            ValueError: it begins with a reserved word, such as ``$CMD$``; and as :meth:`send_client`.
+
+        Source: 0.x.
+        """
+        self._post([self._find(client)], _raw, content)
+
+    def send_group_raw(self, group: str | ClientInfo | None, content: object = None) -> None:
+        """Send content without a command to a group. Errors: as the other methods. Source: 0.x."""
+        self._post(self._group(group), _raw, content)
+
+    def send_all_clients_raw(self, content: object = None) -> None:
+        """Send content without a command to everybody. Errors: as the other methods. Source: 1.x."""
+        self._post(self._everybody(), _raw, content)
+
+    def _post(self, members: Iterable[_Member], body: Callable[[Dialect, bytes], bytes], content: object) -> None:
+        # Each dialect's form is made once, and only if somebody needs it.
+        data = to_content(content)
+        frames: dict[Dialect, bytes] = {}
+        for member in members:
+            frame = frames.get(member.dialect)
+            if frame is None:
+                frame = frames[member.dialect] = self._writer.encode(body(member.dialect, data))
+            member.outbox.post(frame)
+
+    def _post_word(self, members: Iterable[_Member], word: bytes, rest: bytes = b"") -> None:
+        for member in members:
+            member.outbox.post(self._writer.encode(member.dialect.word(word, rest)))
+
+    # ----------------------------------------------------------------------------------------------- disconnecting
+
+    def disconnect_client(self, client: Identifier, force: bool = False, call_func: bool = False) -> None:
+        """Disconnect a client. What was sent to it still arrives.
+
+        Args:
+            client: as for :meth:`get_client`.
+            force: whether to do without telling it why.
+            call_func: whether the ``leave`` handler runs: at once, if this is called in a handler, else in the loop.
+
+        Raises:
+            ValueError, ClientNotFound: as :meth:`get_client`.
+
+        Source: 0.x.
+        """
+        member = self._find(client)
+        with self._lock:
+            others = self._forget(member)
+        if others is None:
+            return  # somebody else was faster
+        if not force:
+            self._post_word([member], protocol.KICKED)
+        self._end(member)
+        self._tell_left(others, member)
+        if call_func:
+            self._call_in_loop(lambda: self._call_reserved("leave", Message(member.info)))
+
+    def disconnect_all_clients(self, force: bool = False) -> None:
+        """Disconnect everybody, as :meth:`disconnect_client` does. Source: 0.x."""
+        with self._lock:
+            members = self._members.all()
+            for member in members:
+                self._forget(member)
+        for member in members:
+            if not force:
+                self._post_word([member], protocol.KICKED)
+            self._end(member)
+
+    # -------------------------------------------------------------------------------------- connections come and go
+
+    def _connected(self, address: PeerAddress) -> None:
+        # In the client's own thread, before anything is read.
+        client = address.client
+        with self._lock:
+            self._outboxes[client] = Outbox(
+                client._connection.stream,
+                self._courier,
+                self._max_pending,
+                lambda: self._drop(client, f"it does not read; more than {self._max_pending} bytes wait for it"),
+            )
+        reference = weakref.ref(client)
+        self._later(self._hello_timeout, lambda: self._check_greeted(reference))
+
+    def _check_greeted(self, reference: weakref.ref[Server_Client]) -> None:
+        client = reference()
+        if client is not None and not self.closed and client.ending is None and not _protocol(client).greeted:
+            self._drop(client, f"it did not introduce itself within {self._hello_timeout} seconds")
+
+    def _disconnected(self, address: PeerAddress) -> None:
+        # In the client's own thread, mostly, after all of its messages went to the mailbox. The loop does the rest.
+        client = address.client
+        with self._lock:
+            outbox = self._outboxes.pop(client, None)
+            self._left.append(client)
+        if outbox is not None:
+            outbox.close()
+
+    def _drop(self, client: Server_Client, reason: str) -> None:
+        log.warning("client %s:%s was dropped: %s", client.address[0], client.address[1], reason)
+        client._connection.note_ending(reason)
+        client._connection.stream.cut()
+
+    def _end(self, member: _Member) -> None:
+        # Once all that was sent to it is out; but it has to read for that.
+        member.outbox.finish(member.client.close)
+        if member.outbox.pending:
+            self._later(LINGER, member.client.close)
+
+    def _later(self, seconds: float, task: Call) -> None:
+        engine = self._tcp._engine
+        assert engine is not None  # setup() made it
+        engine.later(seconds, task)
+
+    def _ask_who_is_there(self) -> None:
+        # In the timers' thread, which never waits in here.
+        if self.closed:
+            return
+        asked = [member for member in self._everybody() if member.dialect.modern]
+        for member in asked:
+            _protocol(member.client).heard = False
+        self._post_word(asked, protocol.KEEPALIVE)
+        references = [weakref.ref(member.client) for member in asked]
+        self._later(self._keepalive_timeout, lambda: self._check_who_answered(references))
+
+    def _check_who_answered(self, references: list[weakref.ref[Server_Client]]) -> None:
+        if self.closed:
+            return
+        for client in filter(None, (reference() for reference in references)):
+            # One that is paused is not read from, so no answer of it can be seen.
+            paused = self._mailbox.is_paused(client._connection)
+            if client.ending is None and not paused and not _protocol(client).heard:
+                self._drop(client, f"it did not answer a keepalive within {self._keepalive_timeout} seconds")
+        self._later(self._keepalive_interval, self._ask_who_is_there)
+
+    # ----------------------------------------------------------------------------------------------------- routing
+
+    def _fetch(self) -> None:
+        # Who left is taken first: all that it sent is in the mailbox then, and comes before.
+        left = [self._left.popleft() for _ in range(len(self._left))]
+        self._inbound.extend(self._mailbox.take_present())  # type: ignore[arg-type]
+        self._inbound.extend(left)
+
+    def _route(self, item: ReceivedItem | Server_Client) -> None:
+        if isinstance(item, Server_Client):
+            self._kept.forget(item)
+            if (gone := self._member_of.get(item)) is not None:
+                self._route_leaving(gone)
+            return
+        client, _, body = item
+        member = self._member_of.get(client)
+        if member is None:
+            self._route_stranger(client, body)
+        elif body.startswith(b"$") and self._route_word(member, body):
+            pass
+        else:
+            try:
+                command = member.dialect.read_command(body)
+            except ProtocolError as failure:
+                self._drop(client, str(failure))
+                return
+            name, content = command or (None, body or None)
+            message = Message(member.info, name, content, body)
+            self._route_message(message, client, member.dialect.modern)
+            if (handler := self._handlers.reserved("message")) is not None:
+                self._calls.append(lambda: self._run(handler, message))
+
+    def _route_stranger(self, client: Server_Client, body: bytes) -> None:
+        outbox = self._outboxes.get(client)
+        if outbox is None or _protocol(client).joined:
+            return  # it is gone, or was disconnected
+        if body.startswith(protocol.TLS_PROBE):
+            outbox.post(self._writer.encode(protocol.NO_TLS))
+            return
+        member = _Member(client, protocol.read_hello(body), outbox)
+        _protocol(client).joined = True
+        if self.closed or 0 < self.max_connections <= len(self._members):
+            log.info("client %s was refused: the server is full (max_connections=%d)", client, self.max_connections)
+            self._post_word([member], protocol.KICKED)
+            self._end(member)
+            return
+        if (old := self._members.at(client.address)) is not None:
+            self._route_leaving(old)  # its port is in use again, so it is gone
+        others = self._members.all()
+        self._members.add(member)
+        self._member_of[client] = member
+        self._calls.append(lambda: self._welcome(member, others))
+
+    def _welcome(self, member: _Member, others: list[_Member]) -> None:
+        # Clients of 2.x hear of it before the handler runs, the new one included; those of 0.x after.
+        info = _described(member.info)
+        self._post_word([each for each in [*others, member] if each.dialect.modern], protocol.JOINED, info)
+        self._call_reserved("join", Message(member.info))
+        self._post_word([each for each in others if not each.dialect.modern], protocol.JOINED, info)
+
+    def _route_leaving(self, member: _Member) -> None:
+        others = self._forget(member)
+        if others is not None:
+            self._calls.append(lambda: self._see_off(member, others))
+
+    def _see_off(self, member: _Member, others: list[_Member]) -> None:
+        self._end(member)
+        self._tell_left(others, member)
+        self._call_reserved("leave", Message(member.info))
+
+    def _tell_left(self, others: list[_Member], member: _Member) -> None:
+        self._post_word(others, protocol.LEFT, _described(member.info))
+
+    def _forget(self, member: _Member) -> list[_Member] | None:
+        # Under the lock. Gives the others; None if it was forgotten before.
+        if not self._members.remove(member):
+            return None
+        self._member_of.pop(member.client, None)
+        return self._members.all()
+
+    _WORDS: ClassVar = (
+        protocol.RENAME, protocol.REGROUP, protocol.LOOK_UP, protocol.GOODBYE, protocol.TLS_PROBE, protocol.HELLO,
+        protocol.ALIVE,
+    )  # fmt: skip
+
+    def _route_word(self, member: _Member, body: bytes) -> bool:
+        # Gives whether it was a reserved one.
+        word = next((word for word in self._WORDS if body.startswith(word)), None)
+        if word is None:
+            return False
+        rest = member.dialect.rest(word, body)
+        if word is protocol.GOODBYE:
+            self._route_leaving(member)
+        elif word is protocol.LOOK_UP:
+            self._calls.append(lambda: self._answer_look_up(member, rest))
+        elif word is protocol.TLS_PROBE:
+            member.outbox.post(self._writer.encode(protocol.NO_TLS))
+        elif word in (protocol.RENAME, protocol.REGROUP):
+            self._route_change(member, word is protocol.RENAME, rest)
+        return True
+
+    def _route_change(self, member: _Member, rename: bool, rest: bytes) -> None:
+        try:
+            given = rest.decode()
+        except UnicodeDecodeError:
+            self._drop(member.client, f"the name of a client or group is not text: {rest[:60]!r}")
+            return
+        hello, info = member.hello, member.info
+        # Nothing is None in 0.x, and what the hello said in 2.x.
+        new = given or ((hello.name if rename else hello.group) if member.dialect.modern else None)
+        old = info.name if rename else info.group
+        self._members.change(member, name=new if rename else info.name, group=info.group if rename else new)
+        message = Message(member.info, old=old, new=new)
+        name = "name_change" if rename else "group_change"
+        if (handler := self._handlers.reserved(name)) is not None:
+            self._calls.append(lambda: self._run(handler, message))
+
+    def _answer_look_up(self, member: _Member, who: bytes) -> None:
+        found: dict[str, object]
+        try:
+            with self._lock:
+                found = self._members.find(_identifier(who.decode()))[0].info
+        except TypeError:  # nobody
+            found = {"traceback": protocol.UNKNOWN_CLIENT}
+        except ValueError as failure:
+            found = {"traceback": str(failure)}
+        member.outbox.post(self._writer.encode(member.dialect.answer(found)))
+
+    def _wildcard_message(self, message: Unclaimed) -> Message:
+        member = self._member_of.get(message.source)  # type: ignore[call-overload]
+        return Message(member.info if member else None, message.command, message.content, message.body)
+
+    # ------------------------------------------------------------------------------------------------------- inside
+
+    def _find(self, client: object) -> _Member:
+        with self._lock:
+            found = self._members.find(client)
+        if len(found) > 1:
+            text = (
+                f"{len(found)} clients are called {client!r}; the first to have connected, {found[0].info.ip}, is meant"
+            )
+            warnings.warn(text, UserWarning, stacklevel=3)
+        return found[0]
+
+    def _group(self, group: str | ClientInfo | None) -> list[_Member]:
+        if isinstance(group, ClientInfo):
+            if group.group is None:
+                raise GroupNotFound(f"{group} is in no group, so nothing can be sent to it")
+            group = group.group
+        with self._lock:
+            members = self._members.in_group(group)
+        if not members:
+            raise GroupNotFound(f"no connected client is in the group {group!r}")
+        return members
+
+    def _everybody(self) -> list[_Member]:
+        with self._lock:
+            return self._members.all()
+
+    def _call_in_loop(self, call: Call) -> None:
+        if self._is_loop_thread():
+            call()
+            return
+        with self._lock:
+            self._calls.append(call)
+        self._bell.ring()
+
+    def _gone(self) -> Exception:
+        return ClientDisconnected("this server was closed; nothing will be received any more")
+
+
+def _protocol(client: Server_Client) -> ServerProtocol:
+    return cast("ServerProtocol", client.protocol)
+
+
+def _described(info: ClientInfo) -> bytes:
+    return json.dumps(info).encode()
+
+
+def _raw(_: Dialect, content: bytes) -> bytes:
+    return protocol.check_raw(content)
+
+
+def _identifier(text: str) -> object:
+    # In a look-up an address may also come as Python writes the tuple.
+    if text.startswith("("):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass
+    return text
+
+
+class ThreadedHiSockServer(HiSockServer):
+    """A :class:`HiSockServer` with a thread of its own for the loop: :meth:`start` returns at once.
+
+    Handlers run in that thread. The program goes on until :meth:`close`. Arguments and errors: as HiSockServer.
+    """
+
+    _thread: LoopThread | None = None
+
+    def start(self, callback: Callable[[], object] | None = None, error_handler: ErrorHandler | None = None) -> None:
+        """Start the thread that runs the loop; see :meth:`HiSockServer.start`.
+
+        Raises:
+            LifecycleError: it was started before.
+
+        Source: 2.x.
+        """
+        if self._thread is None:
+            self._thread = LoopThread(super().start, f"{self._name}-loop")
+        self._thread.start(callback, error_handler)
+
+    def start_server(
+        self, callback: Callable[[], object] | None = None, error_handler: ErrorHandler | None = None
+    ) -> None:
+        """The same as :meth:`start`. Source: 0.x."""
+        self.start(callback, error_handler)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """As :meth:`HiSockServer.close`; the loop's thread has ended then, unless this is called in it."""
+        super().close(timeout)
+        self.join(timeout)
+
+    def stop_server(self) -> None:
+        """The same as :meth:`close`. Source: 0.x."""
+        self.close()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the loop's thread ended. Source: 0.x."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+
+def start_server(
+    addr: tuple[str, int],
+    blocking: bool = True,
+    max_connections: int = _MAX_CONNECTIONS,
+    header_len: int = _HEADER_LEN,
+    tls: object = None,
+    *,
+    cache_size: int = -1,
+    keepalive: bool = True,
+) -> HiSockServer:
+    """Make a :class:`HiSockServer`, which takes these arguments and more. Source: 0.x."""
+    return HiSockServer(addr, blocking, max_connections, header_len, tls, cache_size=cache_size, keepalive=keepalive)
+
+
+def start_threaded_server(
+    addr: tuple[str, int],
+    blocking: bool = True,
+    max_connections: int = _MAX_CONNECTIONS,
+    header_len: int = _HEADER_LEN,
+    tls: object = None,
+    *,
+    cache_size: int = -1,
+    keepalive: bool = True,
+) -> ThreadedHiSockServer:
+    """Make a :class:`ThreadedHiSockServer`, which takes these arguments and more. Source: 0.x."""
+    return ThreadedHiSockServer(
+        addr, blocking, max_connections, header_len, tls, cache_size=cache_size, keepalive=keepalive
+    )

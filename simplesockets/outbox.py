@@ -1,0 +1,198 @@
+"""What waits to be sent, so that nobody has to wait for a peer that does not read.
+
+A thread that sends through :class:`Outbox` tries the socket directly, and what the system does not take at once waits
+in the outbox, up to a limit. The :class:`Courier`, one thread for all outboxes of a server, sends it on when the
+socket takes more. So a broadcast reaches everybody who reads, at once, and costs no thread where everybody does.
+
+Whole frames go in, and they leave in that order: the stream's write lock protects the queue, and whoever holds it
+takes from the front only. Do not mix it with ``Stream.send_all`` on one stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import threading
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+from .mailbox import mark_own_thread
+from .transport import Stream, Waker
+
+_AT_ONCE = 64
+"""Frames that one system call gets at most."""
+
+
+class Outbox:
+    """The outgoing side of one stream. Any thread may call everything.
+
+    Args:
+        stream: where to send.
+        courier: who sends on what has to wait.
+        limit: bytes that may wait.
+        overflow: called once, under no lock, when more than that would have to wait; what waits is discarded then.
+    """
+
+    def __init__(self, stream: Stream, courier: Courier, limit: int, overflow: Callable[[], object]) -> None:
+        self.stream = stream
+        self.limit = limit
+        self._courier = courier
+        self._overflow = overflow
+        self._lock = stream.write_lock  # protects what follows; held across sending, which does not wait here
+        self._waiting: deque[bytes | memoryview] = deque()
+        self._size = 0
+        self._sending = False
+        self._closed = False
+        self._then: Callable[[], object] | None = None
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait."""
+        return self._size
+
+    def post(self, frame: bytes) -> bool:
+        """Send a frame, now or as soon as the peer takes it. Never waits.
+
+        Returns:
+            Whether it was accepted; not, if the connection is over or too much waits already.
+        """
+        with self._lock:
+            if self._closed:
+                return False
+            first = not self._waiting
+            self._waiting.append(frame)
+            self._size += len(frame)
+            # A signal handler may post while its thread is just sending: then that goes on with this, too.
+            if first and not self._sending and self._send():
+                return True
+            full = self._size > self.limit
+            if full:
+                self._discard()
+        if full:
+            self._overflow()
+        elif first:
+            self._courier.watch(self)
+        return not full
+
+    def _send(self) -> bool:
+        # Under the lock. Gives whether all of it was sent, or will never be.
+        waiting = self._waiting
+        self._sending = True
+        try:
+            while waiting:
+                sent = self.stream.send_now(list(islice(waiting, _AT_ONCE)))
+                self._size -= sent
+                while waiting and sent >= len(waiting[0]):
+                    sent -= len(waiting.popleft())
+                if sent:
+                    waiting[0] = memoryview(waiting[0])[sent:]
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):  # it broke, or was closed: its reader will notice
+            self._discard()
+        finally:
+            self._sending = False
+        return True
+
+    def send_on(self) -> bool:
+        """Send what the socket takes. Returns whether nothing waits any more. For the courier."""
+        with self._lock:
+            if not self._send():
+                return False
+            then, self._then = self._then, None
+        if then is not None:
+            then()
+        return True
+
+    def finish(self, then: Callable[[], object]) -> None:
+        """Take nothing more, and call ``then`` when what waits was sent (or never will be): now, if nothing does."""
+        with self._lock:
+            self._closed = True
+            if self._waiting:
+                self._then = then
+                return
+        then()
+
+    def close(self) -> None:
+        """Discard what waits; the connection is over."""
+        with self._lock:
+            self._discard()
+            self._then = None
+
+    def _discard(self) -> None:
+        self._closed = True
+        self._waiting.clear()
+        self._size = 0
+
+
+class Courier:
+    """Sends on what waits in outboxes, in a thread that exists only while something does.
+
+    Args:
+        name: begins the thread's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
+        self._new: list[Outbox] = []
+        self._waker: Waker | None = None
+        self._thread: threading.Thread | None = None
+
+    def watch(self, outbox: Outbox) -> None:
+        """Send on what waits in this outbox."""
+        with self._lock:
+            self._new.append(outbox)
+            if self._thread is None:
+                self._waker = Waker()
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._waker,), name=f"{self._name}-courier", daemon=True
+                )
+                self._thread.start()
+            elif self._waker is not None:
+                self._waker.wake()
+
+    def join(self, timeout: float | None) -> None:
+        """Wait for the thread, which ends when nothing waits any more."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            if self._waker is not None:
+                self._waker.wake()
+            thread.join(timeout)
+
+    def _run(self, waker: Waker) -> None:
+        mark_own_thread()
+        with contextlib.closing(waker), selectors.DefaultSelector() as selector:
+            selector.register(waker.reader, selectors.EVENT_READ)
+            while self._goes_on(selector):
+                for key, _ in selector.select():
+                    if key.data is None:
+                        waker.clear()
+                    elif key.data.send_on():
+                        selector.unregister(key.fileobj)
+                self._drop_closed(selector)
+
+    def _goes_on(self, selector: selectors.BaseSelector) -> bool:
+        with self._lock:
+            new, self._new = self._new, []
+            if not new and len(selector.get_map()) == 1:
+                self._thread = self._waker = None
+                return False
+        for outbox in new:
+            self._register(selector, outbox)
+        return True
+
+    def _register(self, selector: selectors.BaseSelector, outbox: Outbox) -> None:
+        with outbox.stream.write_lock:  # it is not closed meanwhile, so the descriptor is this stream's
+            descriptor = outbox.stream.socket.fileno()
+            if descriptor < 0:
+                return
+            if descriptor in selector.get_map():  # of a stream that was closed since, or the same one once more
+                selector.unregister(descriptor)
+            selector.register(descriptor, selectors.EVENT_WRITE, outbox)
+
+    def _drop_closed(self, selector: selectors.BaseSelector) -> None:
+        for key in list(selector.get_map().values()):
+            if key.data is not None and key.data.stream.closed:
+                selector.unregister(key.fileobj)
