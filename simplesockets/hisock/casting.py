@@ -16,7 +16,8 @@ from typing import Union
 
 from .errors import InvalidTypeCast
 
-JSON = Union[str, int, float, bool, None, "list[JSON]", "dict[str, JSON]"]
+LITERAL_LIMIT = 32 * 1024
+"""Characters: longer lists and dictionaries have to be JSON; shorter ones may be Python literals, too."""
 
 
 class ClientAddress(tuple[str, int]):
@@ -192,13 +193,16 @@ def _bool(content: bytes) -> bool:
     return value
 
 
-def _structure(kind: type) -> Callable[[bytes], object]:
+def _structure(kind: type, bracket: str) -> Callable[[bytes], object]:
     def read(content: bytes) -> object:
         text = content.decode()
         try:
             value = json.loads(text)
         except ValueError:
-            value = ast.literal_eval(text)
+            # Python's parser is not made for hostile text: it takes long, and some versions crash on what is long.
+            if len(text) > LITERAL_LIMIT or not text.lstrip().startswith(bracket):
+                raise
+            value = ast.literal_eval(text.strip())
         if not isinstance(value, kind):
             raise ValueError(f"this is a {type(value).__name__}")
         return value
@@ -211,8 +215,8 @@ _READERS: dict[object, tuple[Callable[[bytes], object], object]] = {
     int: (_int, 0),
     float: (lambda content: float(content.decode()), 0.0),
     bool: (_bool, False),
-    list: (_structure(list), None),
-    dict: (_structure(dict), None),
+    list: (_structure(list, "["), None),
+    dict: (_structure(dict, "{"), None),
 }
 """How to read each type, and its empty value (a new one each time for list and dict)."""
 

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from simplesockets.errors import ConnectionClosed
@@ -44,7 +44,8 @@ class ScriptedStream(Stream):
 
     ``calls`` has the names of the methods that were called, in order; ``sent`` what was sent, call by call;
     ``waits`` the timeouts of ``wait_readable``, ``drained`` what came too late, and ``lingers`` the seconds that
-    draining could have taken. A ``send_failure`` is raised by each send.
+    draining could have taken. A ``send_failure`` is raised by each send; ``room`` is how many bytes ``send_now`` takes
+    from now on (None: all).
     """
 
     def __init__(self, *script: Part, blocking: bool = False) -> None:
@@ -53,6 +54,8 @@ class ScriptedStream(Stream):
         self.sent: list[bytes] = []
         self.drained: list[bytes] = []
         self.send_failure: OSError | None = None
+        self.write_lock = threading.RLock()
+        self.room: int | None = None
         self.waits: list[float | None] = []
         self.lingers: float | None = None
         self._blocking = blocking
@@ -161,6 +164,16 @@ class ScriptedStream(Stream):
             raise BrokenPipeError(errno.EPIPE, "nothing can be sent any more")
         self.sent.append(bytes(data))
 
+    def send_now(self, parts: Sequence[bytes | memoryview]) -> int:
+        """Take what there is room for."""
+        data = b"".join(parts)[: self.room]
+        self.send_all(data)
+        if not data:
+            raise BlockingIOError(errno.EAGAIN, "no room")
+        if self.room is not None:
+            self.room -= len(data)
+        return len(data)
+
     def end_sending(self) -> None:
         """Further sends fail."""
         self.calls.append("end_sending")
@@ -256,6 +269,7 @@ class FaultyStream(Stream):
         self, stream: Stream, *, at_most: int | None = None, faults: Mapping[tuple[str, int], Exception] | None = None
     ) -> None:
         self.socket = stream.socket
+        self.write_lock = stream.write_lock
         self._stream = stream
         self._at_most = at_most
         self._faults = dict(faults or {})
@@ -316,6 +330,11 @@ class FaultyStream(Stream):
         """As the real one."""
         self._called("send_all")
         self._stream.send_all(data)
+
+    def send_now(self, parts: Sequence[bytes | memoryview]) -> int:
+        """As the real one."""
+        self._called("send_now")
+        return self._stream.send_now(parts)
 
     def end_sending(self) -> None:
         """As the real one."""
