@@ -10,17 +10,20 @@ piece is a whole frame. :class:`Unpacker` inflates one piece at a time, when its
 small frames which unpack to gigabytes only one at a time is in memory, and that one up to a limit. If the member is not
 over at the end of the piece, the delimiter was part of it, and the next piece goes on.
 
-Or the frame is damaged, which is the same to an inflater for a while. When it finds out, what came so far is one
-unreadable message, and if the piece at hand looks like the beginning of a frame it is tried as one. So a damaged frame
-costs its own answer and no other, and every piece is inflated twice at most.
+Or the frame is damaged, which is the same to an inflater for a while. When it finds out, or nothing follows, the first
+piece is one unreadable message, and the pieces after it are tried anew from the first on that looks like the beginning
+of a frame. So a damaged frame costs its own answer and no other. Whoever sends such frames on purpose does not get
+more than twice the work out of it, on average: what is inflated again is paid from what was received.
 
 What we send never contains the delimiter inside, so that programs which just split at it can read us.
 """
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from ..errors import FrameTooLarge
@@ -43,6 +46,7 @@ _HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no flags, no t
 _BLOCK = struct.Struct("<BHH")  # a stored block: 1 if it is the last one, its size, the size inverted
 _TRAILER = struct.Struct("<II")  # checksum and size of the content
 _LAST_BLOCK = _BLOCK.pack(1, 0, 0xFFFF)
+_CREDIT = 64 * 1024  # bytes; what is received adds to it
 _BLOCK_SIZE = 0x7FFF  # so the upper byte of the inverted size is none of the delimiter's
 
 
@@ -164,7 +168,9 @@ class Unpacker:
         self._limit = limit
         self._packed_limit = packed_limit
         self._inflater = zlib.decompressobj(_GZIP)
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] = []  # of the message that is begun, unpacked …
+        self._pieces: list[bytes] = []  # … and packed
+        self._credit = _CREDIT  # bytes that may be inflated again
         self._size = 0  # of the parts together
         self._packed = 0  # bytes of the message that is begun; 0 if none is
 
@@ -179,18 +185,37 @@ class Unpacker:
         Raises:
             FrameTooLarge: a message is over a limit. There is no way to go on then.
         """
-        begun = self.pending
-        try:
-            outcome = self._inflate(piece)
-        except zlib.error as failure:
-            reason = self._forget(str(failure))
-            # What followed is a message of its own, if it looks like one; else it belongs to the damaged one.
-            return [reason, *self.take(piece)] if begun and piece.startswith(_MAGIC) else [reason]
-        return [] if outcome is None else [outcome]
+        self._credit += len(piece)
+        return self._take_all(deque((piece,)))
 
-    def give_up(self) -> Unreadable:
-        """Nothing followed for long: the message that is begun will not be completed."""
-        return self._forget("it ends too early")
+    def give_up(self) -> list[bytes | Unreadable]:
+        """Nothing followed for long: the message that is begun will not be completed. Gives what there is instead."""
+        pieces = self._pieces
+        return [self._unreadable("it ends too early"), *self._take_all(self._salvage(pieces))]
+
+    def _take_all(self, pieces: deque[bytes]) -> list[bytes | Unreadable]:
+        messages: list[bytes | Unreadable] = []
+        while pieces:
+            piece = pieces.popleft()
+            try:
+                message = self._inflate(piece)
+            except zlib.error as failure:
+                begun = [*self._pieces, piece]
+                messages.append(self._unreadable(str(failure)))
+                pieces.extendleft(reversed(self._salvage(begun)))
+                continue
+            if message is not None:
+                messages.append(message)
+        return messages
+
+    def _salvage(self, pieces: list[bytes]) -> deque[bytes]:
+        # The first one was the beginning of a damaged message; which of the others may be another message?
+        rest = deque(itertools.dropwhile(lambda piece: not piece.startswith(_MAGIC), pieces[1:]))
+        cost = sum(map(len, rest))
+        if cost > self._credit:
+            return deque()
+        self._credit -= cost
+        return rest
 
     def _inflate(self, piece: bytes) -> bytes | None:
         self._packed += len(piece)
@@ -203,6 +228,7 @@ class Unpacker:
             raise FrameTooLarge(self._size, self._limit)
         if not inflater.eof:
             self._parts.append(part)
+            self._pieces.append(piece)
             return None
         if inflater.unused_data != DELIMITER:
             raise zlib.error("more than one gzip member, or something else behind it")
@@ -210,11 +236,12 @@ class Unpacker:
         self._reset()
         return message
 
-    def _forget(self, why: str) -> Unreadable:
+    def _unreadable(self, why: str) -> Unreadable:
         self._reset()
         return Unreadable(f"the message is not in gzip's format, or damaged: {why}")
 
     def _reset(self) -> None:
         self._inflater = zlib.decompressobj(_GZIP)
         self._parts = []
+        self._pieces = []
         self._size = self._packed = 0

@@ -335,7 +335,7 @@ class Server:
             piece = client.recv(timeout=patience)
         except TimeoutError:
             if unpacker.pending:
-                return [unpacker.give_up()]
+                return unpacker.give_up()
             log.info("%s:%s sent no accepted message within %s s", *client.address, self._handshake_timeout)
             return None
         return unpacker.take(piece) if piece else None
