@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import ipaddress
 import json
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -183,7 +184,10 @@ def _int(content: bytes) -> int:
     try:
         return int(text, 0)  # 0x10 and its like
     except ValueError:
-        return int(float(text))
+        number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("this is no whole number")
+    return int(number)
 
 
 def _bool(content: bytes) -> bool:
@@ -274,8 +278,8 @@ def _client(content: bytes | None) -> ClientInfo:
 def _read(read: Callable[[bytes], object], content: bytes, name: str) -> object:
     try:
         return read(content)
-    except (ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as failure:
-        raise InvalidTypeCast(f"{content[:100]!r} cannot be cast to {name}: {failure}") from failure
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as failure:
+        raise InvalidTypeCast(f"{content[:100]!r} cannot be cast to {name}: {failure!s:.200}") from failure
 
 
 def cast_for(kind: object) -> Cast:

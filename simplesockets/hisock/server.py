@@ -421,7 +421,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         # In the client's own thread, mostly, after all of its messages went to the mailbox. The loop does the rest.
         client = address.client
         with self._lock:
-            outbox = self._outboxes.pop(client, None)
+            outbox = self._outboxes.get(client)
             self._left.append(client)
         if outbox is not None:
             outbox.close()
@@ -474,6 +474,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
     def _route(self, item: ReceivedItem | Server_Client) -> None:
         if isinstance(item, Server_Client):
             self._kept.forget(item)
+            self._outboxes.pop(item, None)
             if (gone := self._member_of.get(item)) is not None:
                 self._route_leaving(gone)
             return
@@ -553,7 +554,11 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         word = next((word for word in self._WORDS if body.startswith(word)), None)
         if word is None:
             return False
-        rest = member.dialect.rest(word, body)
+        try:
+            rest = member.dialect.rest(word, body).decode()
+        except UnicodeDecodeError:
+            self._drop(member.client, f"it sent {body[:60]!r}, which is not text")
+            return True
         if word is protocol.GOODBYE:
             self._route_leaving(member)
         elif word is protocol.LOOK_UP:
@@ -564,12 +569,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
             self._route_change(member, word is protocol.RENAME, rest)
         return True
 
-    def _route_change(self, member: _Member, rename: bool, rest: bytes) -> None:
-        try:
-            given = rest.decode()
-        except UnicodeDecodeError:
-            self._drop(member.client, f"the name of a client or group is not text: {rest[:60]!r}")
-            return
+    def _route_change(self, member: _Member, rename: bool, given: str) -> None:
         hello, info = member.hello, member.info
         # Nothing is None in 0.x, and what the hello said in 2.x.
         new = given or ((hello.name if rename else hello.group) if member.dialect.modern else None)
@@ -580,11 +580,11 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         if (handler := self._handlers.reserved(name)) is not None:
             self._calls.append(lambda: self._run(handler, message))
 
-    def _answer_look_up(self, member: _Member, who: bytes) -> None:
+    def _answer_look_up(self, member: _Member, who: str) -> None:
         found: dict[str, object]
         try:
             with self._lock:
-                found = self._members.find(_identifier(who.decode()))[0].info
+                found = self._members.find(_identifier(who))[0].info
         except TypeError:  # nobody
             found = {"traceback": protocol.UNKNOWN_CLIENT}
         except ValueError as failure:
