@@ -171,10 +171,10 @@ GREETING = {
 
 
 def read_frame(sock: socket.socket) -> dict[str, Any]:
-    """The next message of a client that sends one at a time."""
+    """The next message of a client, and not a byte more."""
     data = b""
     while not data.endswith(b"<EOF>"):
-        more = sock.recv(65536)
+        more = sock.recv(1)
         if not more:
             raise EOFError(data)
         data += more
