@@ -1,4 +1,4 @@
-"""The command line: ``python -m simplesockets demo | echo | connect`` (also installed as ``simplesockets``)."""
+"""The command line: ``python -m simplesockets demo | echo | connect | hpx`` (also installed as ``simplesockets``)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from . import TCPClient, TCPServer, __version__
 from .errors import SimpleSocketsError
+from .hpx import command as hpx
 
 PATIENCE = 10_000
 """Milliseconds after which the demo gives up on an answer."""
@@ -93,6 +94,8 @@ def demo(_: argparse.Namespace) -> int:
     """Run every style once; 0 if all of them worked."""
     demo_polled()
     demo_callbacks()
+    print("HPX: functions that frontends call, with sessions and errors", flush=True)
+    hpx.demo(say)
     print("Done. All of this ran over real sockets on this machine.", flush=True)
     return 0
 
@@ -169,6 +172,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("host")
     command.add_argument("port", type=int)
     command.set_defaults(run=connect)
+
+    hpx.add_command(commands)
     return top
 
 

@@ -48,6 +48,20 @@ IMPURE_MODULES = {"socket", "select", "selectors", "threading", "time", "random"
 SOCKET_USERS = ["errors", "transport", "engine", "client", "server"]
 LAYERS = ["hisock", "hpx"]
 """Protocols in packages of their own, built on the client and the server."""
+HPX_ORDER = [
+    "exceptions",
+    "codec",
+    "protocol",
+    "sessions",
+    "functions",
+    "service",
+    "server",
+    "client",
+    "notes",
+    "command",
+]
+"""Likewise, in the hpx package."""
+HPX_PURE = ["exceptions", "codec", "protocol", "sessions", "functions"]
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -130,6 +144,19 @@ def test_clients_and_servers_know_the_socket_type_and_none_of_its_functions(name
 def test_old_import_paths_hold_no_code(name: str) -> None:
     allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)
     assert all(isinstance(node, allowed) for node in parsed(file(name)).body)
+
+
+def test_every_file_of_hpx_has_its_place() -> None:
+    assert {path.stem for path in (PACKAGE / "hpx").glob("*.py")} == {*HPX_ORDER, "__init__"}
+
+
+@pytest.mark.parametrize("name", HPX_ORDER)
+def test_imports_of_hpx_point_one_way_only(name: str) -> None:
+    path = PACKAGE / "hpx" / f"{name}.py"
+    own = {each.split(".")[2] for each in imports(path) if each.startswith(f"{PACKAGE.name}.hpx.")} & {*HPX_ORDER}
+    assert own <= set(HPX_ORDER[: HPX_ORDER.index(name)])
+    assert (name in HPX_PURE) <= (not external(path) & IMPURE_MODULES)
+    assert "socket" not in external(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

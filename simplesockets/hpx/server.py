@@ -208,7 +208,8 @@ class Server:
     def serve_forever(self) -> None:
         """Serve here, until :meth:`close` or a client's ``serverquit``. Ctrl-C closes, and is raised again."""
         try:
-            self.start()
+            if self._closed:  # not if a client's serverquit was faster than we are
+                self.start()
             self._over.wait()
         finally:
             self.close()
