@@ -43,7 +43,8 @@ class LengthPrefixFramer:
         header_size: bytes of header.
         limit: the largest frame that is taken or made, in bytes. May be changed between frames.
 
-    :attr:`bare` may be set to words that stand without a header, where one is due; none begins with another.
+    :attr:`bare` may be set to words that stand without a header, where one is due; none begins with another. They come
+    out as these very objects.
 
     Another header (binary, say) is a subclass that overrides :meth:`read_header` and :meth:`write_header`.
     """

@@ -27,6 +27,25 @@ from .groups import Identifier, address_in
 from .handlers import Form, Handlers, Message
 from .loop import ErrorHandler, HiSockLoop, LoopThread, Unclaimed, Waiter, check_address, refuse_tls
 from .protocol import ClientProtocol, dialect_of
+from .utils import Client, ClientException, MessageCacheMember, Sendable, iptup_to_str, make_header, validate_ipv4
+
+__all__ = [  # with what is found here in 2.x, too
+    "Client",
+    "ClientException",
+    "ClientInfo",
+    "ClientNotFound",
+    "HiSockClient",
+    "MessageCacheMember",
+    "Sendable",
+    "ServerException",
+    "ServerNotRunning",
+    "ThreadedHiSockClient",
+    "connect",
+    "iptup_to_str",
+    "make_header",
+    "threaded_connect",
+    "validate_ipv4",
+]
 
 _WILDCARD: Form = ("command", "content")
 _RESERVED: dict[str, tuple[Form, ...]] = {

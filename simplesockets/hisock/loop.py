@@ -22,7 +22,7 @@ import operator
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from ipaddress import ip_address
 from typing import Any, Generic, TypeVar
 
@@ -51,23 +51,27 @@ def _nothing() -> None:
 
 
 class MessageCacheMember:
-    """One entry of the message cache.
+    """One entry of the message cache, with the attributes ``header``, ``content``, ``called`` and ``command``.
+
+    The content is the message's, if a handler or a ``recv`` claimed it (``called``), else the whole body. The command
+    is None for raw data.
 
     Args:
-        header: the message's header.
-        content: its content, if it was claimed by a handler or a ``recv``, else the whole body.
-        called: whether it was.
-        command: its command; None for raw data.
+        message_dict: these four.
     """
 
-    def __init__(self, header: bytes, content: bytes | None, called: bool, command: str | None) -> None:
-        self.header = header
-        self.content = content
-        self.called = called
-        self.command = command
+    header: bytes
+    content: bytes | None
+    called: bool
+    command: str | None
+
+    def __init__(self, message_dict: Mapping[str, object]) -> None:
+        for name in ("header", "content", "called", "command"):
+            if name in message_dict:
+                setattr(self, name, message_dict[name])
 
     def __str__(self) -> str:
-        return f"<MessageCacheMember: {self.content!r}>"
+        return f"<MessageCacheMember: {getattr(self, 'content', None)!r}>"
 
     __repr__ = __str__
 
@@ -247,8 +251,8 @@ class HiSockLoop(Generic[Item]):
 
         Args:
             callback: called after each pass, that is, whenever something was received and handled.
-            error_handler: gets what handlers and the callback raise. The loop goes on, unless this raises, too.
-                Without it such errors are logged.
+            error_handler: gets what handlers and the callback raise. Without it such errors are logged. The loop goes
+                on in either case.
 
         Source: 2.x.
         """
@@ -328,6 +332,9 @@ class HiSockLoop(Generic[Item]):
         """End everything."""
         raise NotImplementedError
 
+    def __str__(self) -> str:
+        return repr(self)
+
     # By the number of the IP address, also with a text ``ip:port``. Source: 2.x. (But equal is only the same object.)
     __lt__ = _by_address(operator.lt)
     __le__ = _by_address(operator.le)
@@ -378,7 +385,8 @@ class HiSockLoop(Generic[Item]):
     def _remember(self, message: Message, claimed: bool) -> None:
         header = b"%-*d" % (self.header_len, len(message.body))
         content = message.content if claimed else message.body
-        self.cache.append(MessageCacheMember(header, content, claimed, message.command))
+        entry = {"header": header, "content": content, "called": claimed, "command": message.command}
+        self.cache.append(MessageCacheMember(entry))
 
     def get_cache(self, idx: int | slice | None = None) -> list[MessageCacheMember] | MessageCacheMember:
         """The message cache, oldest first: all of it, one entry or a slice. Empty without ``cache_size``.
@@ -428,10 +436,15 @@ class HiSockLoop(Generic[Item]):
             self._failed(failure)
 
     def _failed(self, failure: Exception) -> None:
+        where = "handler"
         if self._error_handler is not None:
-            self._error_handler(failure)
-        else:
-            log.error("exception in a handler: %s: %s", type(failure).__name__, failure, exc_info=failure)
+            try:
+                self._error_handler(failure)
+            except Exception as another:
+                failure, where = another, "error_handler"
+            else:
+                return
+        log.error("exception in a %s: %s: %s", where, type(failure).__name__, failure, exc_info=failure)
 
     # --------------------------------------------------------------------------------------------------- receiving
 

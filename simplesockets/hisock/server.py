@@ -32,6 +32,35 @@ from .groups import Identifier, Member, Members
 from .handlers import Form, Handlers, Message
 from .loop import Call, ErrorHandler, HiSockLoop, LoopThread, Unclaimed, check_address, refuse_tls
 from .protocol import Dialect, ServerProtocol
+from .utils import (
+    Client,
+    ClientException,
+    ClientNotFound,
+    Sendable,
+    ServerException,
+    ipstr_to_tup,
+    make_header,
+    receive_message,
+    validate_ipv4,
+)
+
+__all__ = [  # with what is found here in 2.x, too
+    "Client",
+    "ClientException",
+    "ClientInfo",
+    "ClientNotFound",
+    "GroupNotFound",
+    "HiSockServer",
+    "Sendable",
+    "ServerException",
+    "ThreadedHiSockServer",
+    "ipstr_to_tup",
+    "make_header",
+    "receive_message",
+    "start_server",
+    "start_threaded_server",
+    "validate_ipv4",
+]
 
 log = logging.getLogger("simplesockets.hisock")
 
@@ -566,13 +595,13 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         elif word is protocol.TLS_PROBE:
             member.outbox.post(self._writer.encode(protocol.NO_TLS))
         elif word in (protocol.RENAME, protocol.REGROUP):
-            self._route_change(member, word is protocol.RENAME, rest)
+            bare = body is word  # without a header, which the framer gives as it is
+            self._route_change(member, word is protocol.RENAME, rest, bare)
         return True
 
-    def _route_change(self, member: _Member, rename: bool, given: str) -> None:
+    def _route_change(self, member: _Member, rename: bool, given: str, bare: bool) -> None:
         hello, info = member.hello, member.info
-        # Nothing is None in 0.x, and what the hello said in 2.x.
-        new = given or ((hello.name if rename else hello.group) if member.dialect.modern else None)
+        new = given or (None if bare else hello.name if rename else hello.group)
         old = info.name if rename else info.group
         self._members.change(member, name=new if rename else info.name, group=info.group if rename else new)
         message = Message(member.info, old=old, new=new)
