@@ -486,6 +486,10 @@ class Mailbox:
             self.new_data.idle()
         return self.take_present()
 
+    def has_items(self) -> bool:
+        """Whether anything waits. Never waits itself."""
+        return bool(self._items)
+
     def take_present(self) -> list[Item]:
         """Take everything out and lower the flag. Never waits."""
         with self._lock:

@@ -334,7 +334,8 @@ class HiSockClient(HiSockLoop[bytes]):
 
     def _fetch(self) -> None:
         ended = self._ended  # looked at first: then all that came before is in the mailbox
-        self._inbound.extend(cast("list[ReceivedBytes]", self._mailbox.take_present()))
+        if self._mailbox.has_items():
+            self._inbound.extend(cast("list[ReceivedBytes]", self._mailbox.take_present()))
         if ended and not self._noted_end:
             self._noted_end = True
             self._inbound.append(_END)

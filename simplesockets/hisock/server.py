@@ -496,8 +496,9 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
 
     def _fetch(self) -> None:
         # Who left is taken first: all that it sent is in the mailbox then, and comes before.
-        left = [self._left.popleft() for _ in range(len(self._left))]
-        self._inbound.extend(self._mailbox.take_present())  # type: ignore[arg-type]
+        left = [self._left.popleft() for _ in range(len(self._left))] if self._left else ()
+        if self._mailbox.has_items():
+            self._inbound.extend(self._mailbox.take_present())  # type: ignore[arg-type]
         self._inbound.extend(left)
 
     def _route(self, item: ReceivedItem | Server_Client) -> None:
