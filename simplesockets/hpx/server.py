@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+import socket
 import ssl
 import threading
 import time
@@ -41,6 +42,7 @@ BROADCAST_TIME = 1.0
 """Seconds that each connection has to take a server command that is sent on to all."""
 
 _RECV_BUFFER = 64 * 1024
+_QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
 
 def _own_version() -> Version:
@@ -304,6 +306,7 @@ class Server:
         # In the connection's own thread, which may wait.
         try:
             client.send(self._service.greeting())
+            _acknowledge_at_once(client)
             self._converse(client, self._stopping)
         except FrameTruncated as failure:
             log.info("%s:%s left: %s", *client.address, failure)
@@ -328,6 +331,7 @@ class Server:
                     self._obey(reply, client)
                 elif reply.text is not None:
                     client.send(reply.text)
+            _acknowledge_at_once(client)
 
     def _receive(self, client: Server_Client, unpacker: Unpacker, until: Deadline) -> list[bytes | Unreadable] | None:
         # What the next piece completes; None at the end.
@@ -397,6 +401,14 @@ class Server:
 
 
 _FOREVER = Deadline(None, 0.0)
+
+
+def _acknowledge_at_once(client: Server_Client) -> None:
+    # Frontends send a message and its delimiter separately, and happypandax-client 1.0.0 leaves Nagle's algorithm on: so
+    # its system keeps the delimiter until we acknowledged the message, and ours would wait 40 ms with that.
+    if _QUICK_ACK is not None:
+        with contextlib.suppress(OSError):
+            client.socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
 
 def _tell(client: Server_Client, text: bytes) -> None:

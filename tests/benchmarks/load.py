@@ -211,3 +211,29 @@ def server(name: str, *arguments: object) -> Process:
 def echo_server() -> Process:
     """The load generator's own echo server, to measure clients against."""
     return Process([*generator_command(), "serve"])
+
+
+# Remote calls: what is not ours has interpreters of its own.
+
+CALL_REQUIREMENTS = {"rpyc": "rpyc==6.0.2", "ours-hpx-happypandax-client-1.0.0": "happypandax-client==1.0.0"}
+
+
+def _call_program(role: str, name: str) -> list[str]:
+    if name not in CALL_REQUIREMENTS:
+        return [sys.executable, "-m", "tests.benchmarks.calls", role, name]
+    try:
+        python = peer_python(CALL_REQUIREMENTS[name])
+    except PeerUnavailable as error:
+        raise Unavailable(str(error)) from error
+    return [str(python), "-I", str(HERE / "calls.py"), role, name]
+
+
+def call_server(name: str) -> Process:
+    """A server of calls.py, in a process of its own."""
+    return Process(_call_program("serve", name))
+
+
+def run_callers(name: str, *arguments: object, seconds: float) -> dict[str, float]:
+    """Run clients of calls.py, for about `seconds`, and return what they measured."""
+    command = [*_call_program("call", name), *map(str, arguments), "--seconds", str(seconds)]
+    return _measure(name, command, seconds)

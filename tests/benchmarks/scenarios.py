@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from . import load
+from . import calls, load
 from .load import Failed, Unavailable
 
 MIB = 1 << 20
@@ -288,6 +288,28 @@ def measure_frames(name: str, settings: Settings) -> dict[str, float]:
     return load.run_client(name, seconds=settings.seconds)
 
 
+# Remote calls.
+
+
+def measure_calls(clients: int, times: int, name: str, settings: Settings) -> dict[str, float]:
+    with load.call_server(calls.CLIENTS[name][0]) as server:
+        arguments = ("--port", server.port, "--clients", clients, "--times", times)
+        return load.run_callers(name, *arguments, seconds=settings.seconds)
+
+
+def call_scenario(clients: int, times: int) -> Scenario:
+    shown = f"{len(calls.TEXT) * times} B" if times < 100 else f"{len(calls.TEXT) * times // KIB} KiB"
+    plural = "client" if clients == 1 else "clients"
+    return Scenario(
+        name=f"calls-{clients}x{shown.replace(' ', '')}",
+        title=f"Remote calls: {clients} {plural}, answers of {shown}",
+        contestants=tuple(calls.CLIENTS),
+        columns=(Column("per_second", "calls/s"), Column("p50_us", "message p50 µs"), Column("p99_us", "p99 µs")),
+        measure=functools.partial(measure_calls, clients, times),
+        baseline="xmlrpc",
+    )
+
+
 SCENARIOS = (
     echo_scenario(1, SMALL),
     echo_scenario(16, SMALL),
@@ -370,4 +392,7 @@ SCENARIOS = (
         measure=measure_frames,
         higher_is_better=False,
     ),
+    call_scenario(1, 1),
+    call_scenario(16, 1),
+    call_scenario(1, 4000),
 )
