@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from . import TCPClient, TCPServer, __version__
+from . import TCPClient, TCPServer, __version__, hisock
 from .errors import SimpleSocketsError
 from .hpx import command as hpx
 
@@ -67,6 +67,33 @@ def demo_callbacks() -> None:
             raise SystemExit("demo: the server did not notice that the client left")
 
 
+def demo_hisock() -> None:
+    """Commands with typed content, names, groups and notices."""
+    print("HiSock: commands with content, for clients with names and groups", flush=True)
+    server = hisock.ThreadedHiSockServer(("127.0.0.1", 0))
+
+    @server.on("join")
+    def join(client: hisock.ClientInfo) -> None:
+        say("server", f"{client.name} joined the group {client.group}")
+
+    @server.on("add")
+    def add(client: hisock.ClientInfo, numbers: list[int]) -> None:
+        say("server", f"{client.name} asks to add {numbers}; tell the group")
+        server.send_group(client, "sum", sum(numbers))
+
+    with server:
+        server.start()
+        with hisock.connect(server.get_addr(), name="Ann", group="maths") as ann:
+            ann.get_client("Ann", timeout=PATIENCE / 1000)  # the answer says that she has joined
+            with hisock.connect(server.get_addr(), name="Bob", group="maths") as bob:
+                bob.send("add", [1, 2, 39])
+                for name, client in (("Ann", ann), ("Bob", bob)):
+                    total = client.recv("sum", int, timeout=PATIENCE / 1000)
+                    say("client", f"{name} received {total}")
+                    if total != 42:
+                        raise SystemExit("demo: that is not the sum")
+
+
 def converse(server: TCPServer, messages: Sequence[bytes]) -> None:
     """Connect a client, send each message, and print what comes back."""
     client = TCPClient()
@@ -94,6 +121,7 @@ def demo(_: argparse.Namespace) -> int:
     """Run every style once; 0 if all of them worked."""
     demo_polled()
     demo_callbacks()
+    demo_hisock()
     print("HPX: functions that frontends call, with sessions and errors", flush=True)
     hpx.demo(say)
     print("Done. All of this ran over real sockets on this machine.", flush=True)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from simplesockets import hisock
+
 from .support.waiting import PATIENCE
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -59,10 +61,11 @@ def ends_well(process: subprocess.Popen[str]) -> None:
 
 
 def is_server(code: str) -> bool:
-    return "TCPServer" in code and "TCPClient" not in code
+    return ("TCPServer" in code and "TCPClient" not in code) or "start_server(" in code
 
 
 PYTHON = blocks("python")
+HISOCK_SERVER = next(code for _, code in PYTHON if "hisock.start_server(" in code)
 SERVERS = [pytest.param(code, id=name) for name, code in PYTHON if is_server(code)]
 OTHERS = [pytest.param(code, id=name) for name, code in PYTHON if not is_server(code)]
 
@@ -75,7 +78,11 @@ def test_servers_in_the_documents_serve(code: str) -> None:
         running(code + "\nimport threading\nthreading.Event().wait()", port) as process,
         connected(process, port) as sock,
     ):
-        if "on_receive" in code or "while True" in code:
+        if "start_server(" in code:
+            with hisock.connect(("127.0.0.1", port)) as client:
+                client.send("greet", "world")
+                assert client.recv("greeting", str, timeout=PATIENCE) == "Hello world"
+        elif "on_receive" in code or "while True" in code:
             sock.sendall(b"hello")
             assert sock.recv(100) == b"hello"
 
@@ -86,7 +93,7 @@ def test_servers_in_the_documents_serve(code: str) -> None:
 def test_clients_in_the_documents_talk(code: str) -> None:
     port = free_port()
     echo = (ROOT / "examples" / "callback_echo_server.py").read_text()
-    with running(echo, port) as server:
+    with running(HISOCK_SERVER if "hisock" in code else echo, port) as server:
         connected(server, port).close()
         with running(code, port) as client:
             ends_well(client)
@@ -124,6 +131,7 @@ def test_the_demo_shows_each_style_and_ends_well() -> None:
     assert done.returncode == 0, done.stderr
     assert "Polled" in done.stdout
     assert "Callbacks" in done.stdout
+    assert "HiSock" in done.stdout
 
 
 def test_connect_talks_to_echo_through_a_pipe_and_ctrl_c_ends_it() -> None:
