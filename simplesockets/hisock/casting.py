@@ -279,7 +279,8 @@ def _read(read: Callable[[bytes], object], content: bytes, name: str) -> object:
     try:
         return read(content)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as failure:
-        raise InvalidTypeCast(f"{content[:100]!r} cannot be cast to {name}: {failure!s:.200}") from failure
+        # Not `from failure`: its text may repeat all that the peer sent, and goes to logs.
+        raise InvalidTypeCast(f"{content[:100]!r} cannot be cast to {name}: {failure!s:.100}") from None
 
 
 def cast_for(kind: object) -> Cast:

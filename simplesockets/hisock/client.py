@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast, overload
 
 from typing_extensions import Self
 
@@ -272,6 +272,16 @@ class HiSockClient(HiSockLoop[bytes]):
             self._connection.stream.send_all(word)  # without a header: that is how 0.x says None
 
     # -------------------------------------------------------------------------------------------------- looking up
+
+    @overload
+    def get_client(
+        self, client: Identifier, get_as_dict: Literal[False] = False, timeout: float | None = None
+    ) -> ClientInfo: ...
+
+    @overload
+    def get_client(
+        self, client: Identifier, get_as_dict: Literal[True], timeout: float | None = None
+    ) -> dict[str, object]: ...
 
     def get_client(
         self, client: Identifier, get_as_dict: bool = False, timeout: float | None = None

@@ -24,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from ipaddress import ip_address
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from ..errors import BusyError, LifecycleError, SetupError
 from ..mailbox import Mailbox
@@ -44,6 +44,7 @@ KEPT_BYTES = 1024 * 1024
 Call = Callable[[], object]
 ErrorHandler = Callable[[Exception], object]
 Item = TypeVar("Item")
+Wanted = TypeVar("Wanted")
 
 
 def _nothing() -> None:
@@ -388,6 +389,12 @@ class HiSockLoop(Generic[Item]):
         entry = {"header": header, "content": content, "called": claimed, "command": message.command}
         self.cache.append(MessageCacheMember(entry))
 
+    @overload
+    def get_cache(self, idx: slice | None = None) -> list[MessageCacheMember]: ...
+
+    @overload
+    def get_cache(self, idx: int) -> MessageCacheMember: ...
+
     def get_cache(self, idx: int | slice | None = None) -> list[MessageCacheMember] | MessageCacheMember:
         """The message cache, oldest first: all of it, one entry or a slice. Empty without ``cache_size``.
 
@@ -447,6 +454,18 @@ class HiSockLoop(Generic[Item]):
         log.error("exception in a %s: %s: %s", where, type(failure).__name__, failure, exc_info=failure)
 
     # --------------------------------------------------------------------------------------------------- receiving
+
+    @overload
+    def recv(self, recv_on: str | None = None, *, timeout: float | None = None) -> bytes: ...
+
+    @overload
+    def recv(self, recv_on: str | None, recv_as: type[Wanted], timeout: float | None = None) -> Wanted: ...
+
+    @overload
+    def recv(self, recv_on: str | None = None, *, recv_as: type[Wanted], timeout: float | None = None) -> Wanted: ...
+
+    @overload
+    def recv(self, recv_on: str | None = None, recv_as: object = bytes, timeout: float | None = None) -> object: ...
 
     def recv(self, recv_on: str | None = None, recv_as: object = bytes, timeout: float | None = None) -> object:
         """Wait for a message that has no handler.

@@ -10,9 +10,9 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast, overload
 
 from typing_extensions import Self
 
@@ -26,7 +26,7 @@ from ..server import Server_Client, TCPServer
 from ..timing import Deadline
 from ..transport import check_count
 from . import protocol
-from .casting import ClientInfo, to_content
+from .casting import ClientAddress, ClientInfo, to_content
 from .errors import ClientDisconnected, GroupNotFound
 from .groups import Identifier, Member, Members
 from .handlers import Form, Handlers, Message
@@ -240,7 +240,16 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         """The real ``(ip, port)`` that it serves at. Source: 0.x."""
         return self.addr
 
-    def get_all_clients(self, key: str | Callable[[ClientInfo], object] | None = None) -> list[object]:
+    @overload
+    def get_all_clients(self, key: Callable[[ClientInfo], object] | None = None) -> list[ClientInfo]: ...
+
+    @overload
+    def get_all_clients(self, key: Literal["ip"]) -> list[ClientAddress]: ...
+
+    @overload
+    def get_all_clients(self, key: Literal["name", "group"]) -> list[str | None]: ...
+
+    def get_all_clients(self, key: str | Callable[[ClientInfo], object] | None = None) -> Sequence[object]:
         """All connected clients, in the order of connecting.
 
         Args:
@@ -261,6 +270,12 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         if key not in ("ip", "name", "group"):
             raise ValueError(f"key={key!r} is of no use: give 'ip', 'name', 'group', a function, or nothing")
         return [client[key] for client in clients]
+
+    @overload
+    def get_client(self, client: Identifier, get_as_dict: Literal[False] = False) -> ClientInfo: ...
+
+    @overload
+    def get_client(self, client: Identifier, get_as_dict: Literal[True]) -> dict[str, object]: ...
 
     def get_client(self, client: Identifier, get_as_dict: bool = False) -> ClientInfo | dict[str, object]:
         """Who a client is.
