@@ -203,6 +203,7 @@ class Server:
         except BaseException:
             with self._lock:
                 self._tcp = None
+                self._closed = True
             raise
         if self._tcp is not tcp:  # close() came before there was much to close
             tcp.close()
@@ -404,8 +405,8 @@ _FOREVER = Deadline(None, 0.0)
 
 
 def _acknowledge_at_once(client: Server_Client) -> None:
-    # Frontends send a message and its delimiter separately, and happypandax-client 1.0.0 leaves Nagle's algorithm on: so
-    # its system keeps the delimiter until we acknowledged the message, and ours would wait 40 ms with that.
+    # happypandax-client 1.0.0, and whoever follows the document, sends a message and then its delimiter. With Nagle's
+    # algorithm, its system keeps the delimiter until we acknowledged the message, with which ours would wait 40 ms.
     if _QUICK_ACK is not None:
         with contextlib.suppress(OSError):
             client.socket.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
