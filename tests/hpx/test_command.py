@@ -141,3 +141,17 @@ def test_the_demo_shows_an_exchange() -> None:
     assert "Grüße <EOF>" in text
     assert "404" in text
     assert said[-1].endswith("serverquit")
+
+
+def test_the_example_frontend(tmp_path: pathlib.Path) -> None:
+    typed = "set a some text\nget a\nlist\nget b\ntime\nwhat\ndelete a\nquit\n"
+    with serving("--notes", str(tmp_path / "notes")) as process:
+        port = address_of(process)[1]
+        frontend = [sys.executable, str(ROOT / "examples" / "hpx_frontend.py"), str(port)]
+        done = subprocess.run(frontend, cwd=ROOT, input=typed, capture_output=True, text=True, timeout=60, check=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+    lines = done.stdout.splitlines()
+    assert lines[1:3] == ["some text", "a"]
+    assert lines[3].startswith("error 404")
+    assert lines[-1] == "True"
