@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from simplesockets.errors import FrameTooLarge, FrameTruncated, ProtocolError
 from simplesockets.framing import DelimiterFramer, LengthPrefixFramer
+from simplesockets.hisock import protocol as hisock
 from simplesockets.protocol import FramedProtocol, Protocol, RawProtocol
 
 from .support.chunks import byte_by_byte, every_way, random_splits, whole
@@ -49,7 +50,49 @@ def prefixed(limit: int = 1 << 20) -> FramedProtocol:
     return FramedProtocol(LengthPrefixFramer(16, limit))
 
 
+HELLO = b'$CLTHELLO${"name": null, "group": null}'
+OLD_HELLO = b'$CLTHELLO$ {"name": null, "group": null}'
+
+
+def greeted(hello: bytes, limit: int = 1 << 20) -> hisock.ServerProtocol:
+    """A HiSock server's half, after a client introduced itself."""
+    protocol = hisock.ServerProtocol(limit=limit)
+    assert list(protocol.feed(protocol.encode(hello) if len(hello) <= limit else prefixed().encode(hello))) == [hello]
+    return protocol
+
+
+HISOCK_BODIES = (b"$CMD$echo$MSG$hello", b"", b"\0\xff\r\n", b"5               hello", b"$CHNAME$", b"x" * 300)
+MALFORMED_HEADERS = {"no digits": b"garbage         ", "negative": b"-1              ", "huge": b"9999999999999999"}
+
+
 CASES = [
+    Case(
+        "HiSock 2.x, to the server",
+        lambda: greeted(HELLO),
+        hisock.ClientProtocol,
+        HISOCK_BODIES,
+        limited=lambda limit: greeted(HELLO, limit),
+        malformed={**MALFORMED_HEADERS, "a word without a header": b"$CHNAME$        "},
+        noise=b"0123456789 $-",
+    ),
+    Case(
+        "HiSock 0.x, to the server",
+        lambda: greeted(OLD_HELLO),
+        hisock.ClientProtocol,
+        HISOCK_BODIES,
+        limited=lambda limit: greeted(OLD_HELLO, limit),
+        malformed={**MALFORMED_HEADERS, "an unknown word without a header": b"$CHANGE$        "},
+        noise=b"0123456789 $CHNAMEGROUP",
+    ),
+    Case(
+        "HiSock, to the client",
+        hisock.ClientProtocol,
+        lambda: greeted(HELLO),
+        HISOCK_BODIES,
+        limited=lambda limit: hisock.ClientProtocol(limit=limit),
+        malformed=MALFORMED_HEADERS,
+        noise=b"0123456789 -_",
+    ),
     symmetric("raw", RawProtocol, (b"hello", b"\0\xff\r\n", b"x" * 300), frames=False),
     symmetric(
         "length prefix",
