@@ -117,7 +117,7 @@ def make_message(session: str, name: str, data: object, error: HPXError | None =
 
 def make_error(error: HPXError) -> dict[str, object]:
     """An error as messages have it."""
-    return {"code": error.code, "msg": error.msg}
+    return {"code": error.code, "msg": str(error.msg)}
 
 
 def make_greeting(version: object, guest_allowed: bool) -> dict[str, object]:

@@ -24,7 +24,7 @@ from ..transport import check_count, check_port
 from .codec import LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
 from .exceptions import InvalidMessage
 from .functions import Function, Functions
-from .protocol import ServerCommand
+from .protocol import ServerCommand, to_json
 from .service import Reply, Service, Users, Version
 from .sessions import MAX_SESSIONS, SESSION_LIFESPAN, Sessions
 
@@ -118,12 +118,14 @@ class Server:
             check_count("max_connections", max_connections, "connections (or None for no limit)", 1)
         if not isinstance(level, int) or not 0 <= level <= 9:
             raise ValueError(f"level is a number from 0 to 9, not {level!r}")
+        if version is not None:
+            to_json(dict(version))  # whether it can be said
         self.name = name
         self._functions = Functions()
         self._service = Service(
             name,
             self._functions,
-            version=_own_version() if version is None else version,
+            version=_own_version() if version is None else dict(version),
             guest_allowed=guest_allowed,
             users={} if users is None else users,
             dev=dev,
@@ -356,13 +358,14 @@ class Server:
             tcp, stopping = self._tcp, self._stopping
             first = tcp is not None and not (self._obeying is not None and self._obeying.is_alive())
             if first:
-                self._obeying = threading.Thread(
+                obeying = threading.Thread(
                     target=self._carry_out,
                     args=(reply.command, reply.text, sender, tcp),
                     name=f"simplesockets-hpx-{reply.command.word}",
                     daemon=True,
                 )
-                self._obeying.start()
+                obeying.start()
+                self._obeying = obeying
         if first:
             stopping.wait()  # no further message of the sender's is answered
         else:  # another one was faster
@@ -372,18 +375,15 @@ class Server:
         log.warning("%s by %s:%s", command.word, *sender.address)
         tcp.stop()  # who connects from now on could miss it
         notice = self._service.notice(command)
-        messengers = [
-            threading.Thread(
-                target=_tell,
-                args=(client, answer if client is sender else notice),
-                name=f"{threading.current_thread().name}-{number}",
-                daemon=True,
-            )
-            for number, client in enumerate({sender, *tcp.clients.values()})
-        ]
         place = tcp.address
-        for messenger in messengers:
-            messenger.start()
+        messengers: list[threading.Thread] = []
+        for client in {sender, *list(tcp.clients.values())}:
+            text = answer if client is sender else notice
+            name = f"{threading.current_thread().name}-{len(messengers)}"
+            messenger = threading.Thread(target=_tell, args=(client, text), name=name, daemon=True)
+            with contextlib.suppress(RuntimeError):  # no more threads: it will notice the end of its connection
+                messenger.start()
+                messengers.append(messenger)
         _join(messengers, BROADCAST_TIME)
         self._shut(timeout=5.0)
         _join(messengers, BROADCAST_TIME)  # the connections are cut now

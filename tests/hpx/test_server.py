@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import logging
@@ -14,6 +15,8 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from simplesockets.errors import BindError, SetupError
 from simplesockets.hpx import Context, Server, sessions
@@ -409,6 +412,28 @@ def test_peers_that_leave_in_the_middle_hurt_nobody() -> None:
         wait_until(lambda: len(tcp.clients) == 1)
 
 
+def test_garbage_ends_at_most_its_own_connection() -> None:
+    damage = st.one_of(st.binary(max_size=80), st.sampled_from(list(DAMAGED.values())))
+    with running() as server, peer(server, "") as friend:
+
+        @settings(max_examples=40, deadline=None, derandomize=True)
+        @given(st.lists(damage, max_size=6), st.data())
+        def try_it(noise: list[bytes], data: st.DataObject) -> None:
+            good = bytearray(frame({"session": "", "name": "", "data": {}}) * 2)
+            for place in data.draw(st.lists(st.integers(0, len(good) - 1), max_size=3)):
+                good[place] ^= data.draw(st.integers(1, 255))
+            with peer(server) as each:
+                each.socket.sendall(b"".join(noise) + bytes(good))
+                each.socket.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(EOFError):
+                    while True:
+                        answer = each.read()
+                        assert answer["data"] == "Authenticated" or code(answer) in {403, 407, 408, 410, 900}
+            assert friend.call(*CALL) == SUM
+
+        try_it()
+
+
 def test_a_connection_that_says_nothing_acceptable_is_dropped() -> None:
     with running(handshake_timeout=0.3) as server, peer(server, "") as friend, peer(server) as silent:
         with peer(server) as chatty:
@@ -479,7 +504,8 @@ def test_two_quit_at_once_and_both_are_answered() -> None:
         wait_until(lambda: not server.running)
 
 
-def test_who_does_not_read_delays_quitting_by_a_second_at_most() -> None:
+def test_who_does_not_read_delays_quitting_for_a_while_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "BROADCAST_TIME", 2.5)
     with running() as server, peer(server, "admin") as admin, peer(server, "") as other:
         with peer(server, "") as deaf:
             deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -494,8 +520,8 @@ def test_who_does_not_read_delays_quitting_by_a_second_at_most() -> None:
             began = time.monotonic()
             assert admin.ask("serverquit")["data"] == "serverquit"
             assert other.read()["data"] == "serverquit"
-            assert time.monotonic() - began < 1.0
-            wait_until(lambda: not server.running, patience=5)
+            assert time.monotonic() - began < 2.0
+            wait_until(lambda: not server.running, patience=10)
 
 
 def _is_stuck(sock: socket.socket) -> bool:
@@ -615,11 +641,13 @@ def test_tls_is_not_there_yet() -> None:
         {"max_sessions": 0},
         {"session_lifespan": -1},
         {"level": 10},
+        {"version": {"core": object()}},
     ],
     ids=str,
 )
 def test_arguments_of_no_use_are_named(options: dict[str, Any]) -> None:
-    with pytest.raises((TypeError, ValueError), match=next(iter(options)).removeprefix("max_")):
+    named = "JSON" if "version" in options else next(iter(options)).removeprefix("max_")
+    with pytest.raises((TypeError, ValueError), match=named):
         Server(**options)
 
 
