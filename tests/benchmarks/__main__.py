@@ -5,9 +5,9 @@
 
 What is compared: servers built on this package, by callback and by polling, beside a bare thread per
 client, what the standard library offers, uvloop and release 0.4.0 of simplesockets; then clients, bulk
-transfers, connection rate, the price of being idle, and a loop that draws frames. `--list` names all of it,
-and `--only` takes the names, or beginnings of names, of scenarios and of contestants. `--quick` is for a
-first look: one short round.
+transfers, connection rate, the price of being idle, a loop that draws frames, remote calls by HPX, and
+commands of HiSock beside release 2.0.2 of hisock. `--list` names all of it, and `--only` takes the names, or
+beginnings of names, of scenarios and of contestants. `--quick` is for a first look: one short round.
 
 How: each server runs in a process of its own and the load comes from another one, compiled from `loadgen.c`
 where there is a C compiler. In every round everybody has a turn, in another order each time. Shown are

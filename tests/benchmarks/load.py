@@ -26,8 +26,8 @@ END_TIMEOUT = 3.0  # seconds a process has to end when asked to
 SHOWN_LINES = 40
 GRACE = 60.0  # seconds a measurement may take beyond its own duration
 
-OLD_PREFIX = "simplesockets-0.4.0-"
-OLD_REQUIREMENTS = ("simplesockets==0.4.0", "pycryptodome")
+# Beginnings of names, and what the interpreter that runs them has installed.
+RELEASES = {"simplesockets-0.4.0-": ("simplesockets==0.4.0", "pycryptodome"), "hisock-2.0.2": ("hisock==2.0.2",)}
 
 
 class Unavailable(Exception):
@@ -110,14 +110,15 @@ def _measure(who: str, command: list[str], seconds: float) -> dict[str, float]:
 
 def _program(module: str, name: str) -> list[str]:
     """The command that runs NAME of servers.py or clients.py."""
-    if name.startswith(OLD_PREFIX):
-        return [str(_old_python()), "-I", str(HERE / f"{module}.py"), name]
+    for prefix, requirements in RELEASES.items():
+        if name.startswith(prefix):
+            return [str(_release_python(*requirements)), "-I", str(HERE / f"{module}.py"), name]
     return [sys.executable, "-m", f"tests.benchmarks.{module}", name]
 
 
-def _old_python() -> pathlib.Path:
+def _release_python(*requirements: str) -> pathlib.Path:
     try:
-        return peer_python(*OLD_REQUIREMENTS)
+        return peer_python(*requirements)
     except PeerUnavailable as error:
         raise Unavailable(str(error)) from error
 

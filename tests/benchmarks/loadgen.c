@@ -1,10 +1,13 @@
 /* The benchmarks' load generator: one thread, epoll, one JSON object on standard output.
 
-     loadgen echo PORT CLIENTS BYTES SECONDS WARMUP   round trips; each client keeps one message under way
-     loadgen rate PORT BYTES SECONDS                  connect, one round trip, close: one after the other
-     loadgen bulk PORT BLOCK TOTAL SECONDS            push TOTAL bytes, wait for the one byte that says they arrived
-     loadgen serve                                    an echo server: prints its port, ends with its standard input
+     loadgen echo PORT CLIENTS BYTES SECONDS WARMUP      round trips; each client keeps one message under way
+     loadgen command PORT CLIENTS BYTES SECONDS WARMUP   the same with clients of HiSock and the command "echo"
+     loadgen fanout PORT CLIENTS BYTES SECONDS           one client sends the command "all", which all have to receive
+     loadgen rate PORT BYTES SECONDS                     connect, one round trip, close: one after the other
+     loadgen bulk PORT BLOCK TOTAL SECONDS               push TOTAL bytes, wait for the one byte that says they arrived
+     loadgen serve                                       an echo server: prints its port, ends with its standard input
 
+   BYTES of a command are those of its content; header and name come on top, and the server sends the very same back.
    Everything is bounded in time and count, and only the loopback interface is ever used. loadgen.py has the same command
    line and the same output, for machines without a C compiler or without epoll; it is too slow to tell fast servers apart.
    Exit status: 0 measured, 1 could not measure (the reason is on standard error), 2 wrong arguments. */
@@ -25,10 +28,13 @@
 
 #define CONNECT_SECONDS 5.0       /* how long a connection is tried again */
 #define ANSWER_SECONDS 5          /* how long a blocking call waits for the server */
+#define JOIN_SECONDS 20           /* in which all clients of HiSock have to be welcomed */
+#define QUIET_SECONDS 0.3         /* without a byte, after which nobody is told of those who joined any more */
 #define GRACE_SECONDS 30          /* past the asked for duration, after which an alarm ends the process */
 #define SERVE_SECONDS 3600        /* the longest life of `serve` */
 #define MAX_SAMPLES (8u << 20)    /* latencies kept; a run that fills them ends there */
 #define MAX_CYCLES 25000          /* of `rate`: each leaves a port in TIME_WAIT, and those run out */
+#define HEADER 16                 /* bytes of a header of HiSock: the length in decimal, padded with blanks */
 #define LETTERS 26                /* clients send different letters, so that answers to somebody else are noticed */
 #define CHUNK (256 * 1024)
 #define EVENTS 256
@@ -157,11 +163,12 @@ static int connect_to(int port) {
 
 static struct {
     int epoll;
-    size_t size;             /* of a message */
-    char *letters[LETTERS];  /* a whole message of each letter */
-    char *expected[LETTERS]; /* a chunk of each letter, to compare what arrives with */
+    size_t size;            /* of a message */
+    char *letters[LETTERS]; /* a whole message of each letter */
     struct client *clients;
-    long alive;
+    long count, alive;
+    void (*read)(struct client *);     /* what is done with what arrives */
+    void (*complete)(struct client *); /* and once it is a whole message */
 } echo;
 
 static void watch(struct client *client, int operation, long index) {
@@ -205,13 +212,16 @@ static void start_message(struct client *client) {
 static void receive_some(struct client *client) {
     ssize_t n = recv(client->fd, chunk, sizeof chunk, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    int theirs = n > 0 && memcmp(chunk, echo.expected[client->letter - 'a'], (size_t)n) == 0;
-    if (!theirs || client->received + (size_t)n > client->sent) { /* closed, not theirs, or more than was sent */
-        give_up(client);
+    const char *expected = echo.letters[client->letter - 'a'] + client->received;
+    if (n <= 0 || client->received + (size_t)n > client->sent || memcmp(chunk, expected, (size_t)n)) {
+        give_up(client); /* closed, more than was sent, or not theirs */
         return;
     }
     client->received += (size_t)n;
-    if (client->received < echo.size) return;
+    if (client->received == echo.size) echo.complete(client);
+}
+
+static void round_trip_complete(struct client *client) {
     keep_sample(now() - client->started);
     client->answered++;
     start_message(client);
@@ -223,7 +233,7 @@ static void serve_events(void) {
     for (int i = 0; i < count; i++) {
         struct client *client = &echo.clients[events[i].data.u64];
         if (client->fd >= 0 && events[i].events & EPOLLOUT) send_rest(client);
-        if (client->fd >= 0 && events[i].events & ~(uint32_t)EPOLLOUT) receive_some(client);
+        if (client->fd >= 0 && events[i].events & ~(uint32_t)EPOLLOUT) echo.read(client);
     }
 }
 
@@ -231,48 +241,163 @@ static void run_until(double deadline) {
     while (now() < deadline && echo.alive > 0 && result.count < MAX_SAMPLES) serve_events();
 }
 
-static void prepare_messages(void) {
+/* A message of each letter: `size` times the letter or, with a command, that as its content. */
+static void prepare_messages(const char *command, size_t size) {
+    char prefix[HEADER + 64] = "";
+    if (command != NULL) {
+        int named = snprintf(NULL, 0, "$CMD$%s$MSG$", command);
+        snprintf(prefix, sizeof prefix, "%-*zu$CMD$%s$MSG$", HEADER, (size_t)named + size, command);
+    }
+    echo.size = strlen(prefix) + size;
     for (int i = 0; i < LETTERS; i++) {
         echo.letters[i] = allocate(echo.size, 1);
-        echo.expected[i] = allocate(CHUNK, 1);
-        memset(echo.letters[i], 'a' + i, echo.size);
-        memset(echo.expected[i], 'a' + i, CHUNK);
+        memcpy(echo.letters[i], prefix, strlen(prefix));
+        memset(echo.letters[i] + strlen(prefix), 'a' + i, size);
     }
 }
 
-static void connect_clients(int port, long count) {
+static void connect_client(int port, long i) {
+    echo.clients[i].fd = connect_to(port);
+    echo.clients[i].letter = (char)('a' + i % LETTERS);
+    watch(&echo.clients[i], EPOLL_CTL_ADD, i);
+}
+
+static void prepare_clients(long count) {
     echo.epoll = epoll_create1(EPOLL_CLOEXEC);
     echo.clients = allocate((size_t)count, sizeof(struct client));
-    echo.alive = count;
-    for (long i = 0; i < count; i++) {
-        echo.clients[i].fd = connect_to(port);
-        echo.clients[i].letter = (char)('a' + i % LETTERS);
-        watch(&echo.clients[i], EPOLL_CTL_ADD, i);
-    }
+    echo.count = echo.alive = count;
 }
 
-static void forget_warmup(long count) {
+static void connect_clients(int port) {
+    for (long i = 0; i < echo.count; i++) connect_client(port, i);
+}
+
+static void forget_warmup(void) {
     result.count = 0;
-    for (long i = 0; i < count; i++) echo.clients[i].answered = 0;
+    for (long i = 0; i < echo.count; i++) echo.clients[i].answered = 0;
+}
+
+static long served(void) {
+    long count = 0;
+    for (long i = 0; i < echo.count; i++) count += echo.clients[i].answered > 0;
+    return count;
+}
+
+static void measure_round_trips(const char *mode, const char *size, double seconds, double warmup) {
+    echo.read = receive_some;
+    echo.complete = round_trip_complete;
+    for (long i = 0; i < echo.count; i++) start_message(&echo.clients[i]);
+    run_until(now() + warmup);
+    forget_warmup();
+    double start = now();
+    run_until(start + seconds);
+    double elapsed = now() - start;
+    printf("{\"mode\": \"%s\", \"clients\": %ld, \"bytes\": %s, \"served\": %ld, ", mode, echo.count, size, served());
+    print_samples(elapsed);
 }
 
 static void run_echo(char **arguments) {
     int port = (int)whole("PORT", arguments[0], 1, 65535);
-    long count = whole("CLIENTS", arguments[1], 1, 10000);
-    echo.size = (size_t)whole("BYTES", arguments[2], 1, 16 << 20);
+    long count = whole("CLIENTS", arguments[1], 1, 10000), size = whole("BYTES", arguments[2], 1, 16 << 20);
     double seconds = seconds_of("SECONDS", arguments[3]), warmup = seconds_of("WARMUP", arguments[4]);
     alarm((unsigned)(seconds + warmup) + GRACE_SECONDS);
-    prepare_messages();
-    connect_clients(port, count);
-    for (long i = 0; i < count; i++) start_message(&echo.clients[i]);
-    run_until(now() + warmup);
-    forget_warmup(count);
+    prepare_messages(NULL, (size_t)size);
+    prepare_clients(count);
+    connect_clients(port);
+    measure_round_trips("echo", arguments[2], seconds, warmup);
+}
+
+/* command and fanout: clients of HiSock. All are told of each that joins, which is read and dropped before anything is
+   measured. */
+
+static double last_arrival;
+
+static void discard_some(struct client *client) {
+    ssize_t n = recv(client->fd, chunk, sizeof chunk, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n <= 0) fail(1, "the server closed the connection of client %ld while they joined", client - echo.clients + 1);
+    client->received += (size_t)n;
+    last_arrival = now();
+}
+
+static void say_hello(struct client *client) {
+    static const char hello[] = "$CLTHELLO${\"name\": null, \"group\": null}";
+    char message[HEADER + sizeof hello];
+    int size = snprintf(message, sizeof message, "%-*zu%s", HEADER, sizeof hello - 1, hello);
+    if (send(client->fd, message, (size_t)size, MSG_NOSIGNAL) != size) fail(1, "send: %s", strerror(errno));
+}
+
+/* One after the other: each is told of itself, too, and with that the server has it. */
+static void join_clients(int port) {
+    double deadline = now() + JOIN_SECONDS;
+    echo.read = discard_some;
+    for (long i = 0; i < echo.count; i++) {
+        connect_client(port, i);
+        say_hello(&echo.clients[i]);
+        while (echo.clients[i].received == 0) {
+            serve_events();
+            if (now() > deadline) fail(1, "%ld of %ld clients were welcomed in time", i, echo.count);
+        }
+    }
+    while (now() < last_arrival + QUIET_SECONDS) {
+        serve_events();
+        if (now() > deadline) fail(1, "the server never stopped telling who joined");
+    }
+}
+
+static void run_command(char **arguments) {
+    int port = (int)whole("PORT", arguments[0], 1, 65535);
+    long count = whole("CLIENTS", arguments[1], 1, 10000), size = whole("BYTES", arguments[2], 1, 16 << 20);
+    double seconds = seconds_of("SECONDS", arguments[3]), warmup = seconds_of("WARMUP", arguments[4]);
+    alarm((unsigned)(seconds + warmup) + JOIN_SECONDS + GRACE_SECONDS);
+    prepare_messages("echo", (size_t)size);
+    prepare_clients(count);
+    join_clients(port);
+    measure_round_trips("command", arguments[2], seconds, warmup);
+}
+
+static struct {
+    long missing; /* clients that have not received it yet */
+    double started;
+    size_t number;
+} fanout;
+
+/* Another letter each time, so that one which comes late or twice is noticed. */
+static void start_round(void) {
+    char letter = (char)('a' + fanout.number++ % LETTERS);
+    for (long i = 0; i < echo.count; i++) {
+        echo.clients[i].letter = letter;
+        echo.clients[i].received = 0;
+        echo.clients[i].sent = echo.size; /* by the first, which is the only one to send */
+    }
+    fanout.missing = echo.count;
+    fanout.started = now();
+    start_message(&echo.clients[0]);
+}
+
+static void delivery_complete(struct client *client) {
+    client->answered++;
+    if (--fanout.missing) return;
+    keep_sample(now() - fanout.started);
+    start_round();
+}
+
+static void run_fanout(char **arguments) {
+    int port = (int)whole("PORT", arguments[0], 1, 65535);
+    long count = whole("CLIENTS", arguments[1], 1, 10000), size = whole("BYTES", arguments[2], 1, 16 << 20);
+    double seconds = seconds_of("SECONDS", arguments[3]);
+    alarm((unsigned)seconds + JOIN_SECONDS + GRACE_SECONDS);
+    prepare_messages("all", (size_t)size);
+    prepare_clients(count);
+    join_clients(port);
+    echo.read = receive_some;
+    echo.complete = delivery_complete;
     double start = now();
+    start_round();
     run_until(start + seconds);
     double elapsed = now() - start;
-    long served = 0;
-    for (long i = 0; i < count; i++) served += echo.clients[i].answered > 0;
-    printf("{\"mode\": \"echo\", \"clients\": %ld, \"bytes\": %zu, \"served\": %ld, ", count, echo.size, served);
+    printf("{\"mode\": \"fanout\", \"clients\": %ld, \"bytes\": %ld, \"served\": %ld, ", count, size, served());
+    printf("\"deliveries_per_second\": %.2f, ", (double)result.count * (double)count / elapsed);
     print_samples(elapsed);
 }
 
@@ -406,6 +531,8 @@ static const struct {
     const char *usage;
 } modes[] = {
     {"echo", run_echo, 5, "PORT CLIENTS BYTES SECONDS WARMUP"},
+    {"command", run_command, 5, "PORT CLIENTS BYTES SECONDS WARMUP"},
+    {"fanout", run_fanout, 4, "PORT CLIENTS BYTES SECONDS"},
     {"rate", run_rate, 3, "PORT BYTES SECONDS"},
     {"bulk", run_bulk, 4, "PORT BLOCK TOTAL SECONDS"},
     {"serve", run_serve, 0, ""},
@@ -420,5 +547,5 @@ int main(int count, char **arguments) {
         modes[i].run(arguments + 2);
         return 0;
     }
-    fail(2, "usage: loadgen echo|rate|bulk|serve ARGUMENTS...");
+    fail(2, "usage: loadgen echo|command|fanout|rate|bulk|serve ARGUMENTS...");
 }

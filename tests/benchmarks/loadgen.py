@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import selectors
@@ -20,9 +21,12 @@ from collections.abc import Callable
 
 CONNECT_SECONDS = 5.0  # how long a connection is tried again
 ANSWER_SECONDS = 5.0  # how long a blocking call waits for the server
+JOIN_SECONDS = 20.0  # in which all clients of HiSock have to be welcomed
+QUIET_SECONDS = 0.3  # without a byte, after which nobody is told of those who joined any more
 GRACE_SECONDS = 30.0  # past the asked for duration, after which the process ends whatever happens
 SERVE_SECONDS = 3600.0  # the longest life of `serve`
 MAX_SAMPLES = 1 << 20
+HEADER = 16  # bytes of a header of HiSock: the length in decimal, padded with blanks
 MAX_CYCLES = 25_000  # of `rate`: each leaves a port in TIME_WAIT, and those run out
 CHUNK = 256 * 1024
 
@@ -89,18 +93,28 @@ class Echo:
     """Round trips of many clients, each with one message under way."""
 
     def __init__(self, port: int, count: int, size: int) -> None:
-        self.size = size
+        # Different letters, so that an answer to somebody else is noticed.
+        self.messages = [self.message(letter.encode() * size) for letter in string.ascii_lowercase]
+        self.size = len(self.messages[0])
         self.samples = Samples()
         self.selector = selectors.DefaultSelector()
         self.alive = count
-        self.clients = [Client(connect_to(port), self._message(number)) for number in range(count)]
-        for client in self.clients:
-            client.connection.setblocking(False)
-            self.selector.register(client.connection, selectors.EVENT_READ, client)
+        self.clients: list[Client] = []
+        self.connect_all(port, count)
 
-    def _message(self, number: int) -> bytes:
-        # Different letters, so that an answer to somebody else is noticed.
-        return string.ascii_lowercase[number % 26].encode() * self.size
+    def message(self, content: bytes) -> bytes:
+        return content
+
+    def connect_all(self, port: int, count: int) -> None:
+        for number in range(count):
+            self.connect(port, number)
+
+    def connect(self, port: int, number: int) -> Client:
+        client = Client(connect_to(port), self.messages[number % len(self.messages)])
+        client.connection.setblocking(False)
+        self.selector.register(client.connection, selectors.EVENT_READ, client)
+        self.clients.append(client)
+        return client
 
     def start(self, client: Client) -> None:
         client.sent = client.received = 0
@@ -128,15 +142,18 @@ class Echo:
             return
         except OSError:
             data = b""
-        theirs = data.count(client.message[:1]) == len(data) > 0
-        if not theirs or client.received + len(data) > client.sent:
-            self.give_up(client)  # closed, not theirs, or more than was sent
+        received = client.received + len(data)
+        if not data or received > client.sent or data != client.message[client.received : received]:
+            self.give_up(client)  # closed, more than was sent, or not theirs
             return
-        client.received += len(data)
-        if client.received == self.size:
-            self.samples.latencies.append(clock() - client.started)
-            client.answered += 1
-            self.start(client)
+        client.received = received
+        if received == self.size:
+            self.complete(client)
+
+    def complete(self, client: Client) -> None:
+        self.samples.latencies.append(clock() - client.started)
+        client.answered += 1
+        self.start(client)
 
     def give_up(self, client: Client) -> None:
         self.selector.unregister(client.connection)
@@ -147,21 +164,97 @@ class Echo:
     def run_until(self, deadline: float) -> None:
         latencies = self.samples.latencies
         while self.alive and clock() < deadline and len(latencies) < MAX_SAMPLES:
-            for key, events in self.selector.select(0.05):
-                if events & selectors.EVENT_WRITE:
-                    self.send_rest(key.data)
-                if events & selectors.EVENT_READ and key.data.connection.fileno() >= 0:
-                    self.receive_some(key.data)
+            self.serve_events(self.receive_some)
+
+    def serve_events(self, read: Callable[[Client], None]) -> None:
+        for key, events in self.selector.select(0.05):
+            if events & selectors.EVENT_WRITE:
+                self.send_rest(key.data)
+            if events & selectors.EVENT_READ and key.data.connection.fileno() >= 0:
+                read(key.data)
 
     def forget_warmup(self) -> None:
         self.samples.latencies.clear()
         for client in self.clients:
             client.answered = 0
 
+    def served(self) -> int:
+        return sum(client.answered > 0 for client in self.clients)
 
-def run_echo(port: str, clients: str, size: str, seconds: str, warmup: str) -> dict[str, object]:
-    end_after(float(seconds) + float(warmup) + GRACE_SECONDS)
-    echo = Echo(int(port), int(clients), int(size))
+
+def framed(body: bytes) -> bytes:
+    return str(len(body)).encode().ljust(HEADER) + body
+
+
+class Commands(Echo):
+    """Round trips of clients of HiSock: a command that comes back.
+
+    All are told of each that joins, which is read and dropped before anything is measured.
+    """
+
+    command = b"echo"
+    last_arrival = 0.0
+
+    def message(self, content: bytes) -> bytes:
+        return framed(b"$CMD$" + self.command + b"$MSG$" + content)
+
+    def connect_all(self, port: int, count: int) -> None:
+        # One after the other: each is told of itself, too, and with that the server has it.
+        deadline = clock() + JOIN_SECONDS
+        for number in range(count):
+            client = self.connect(port, number)
+            client.connection.sendall(framed(b'$CLTHELLO${"name": null, "group": null}'))
+            while not client.received:
+                self.serve_events(self.discard_some)
+                if clock() > deadline:
+                    sys.exit(f"loadgen: {number} of {count} clients were welcomed in time")
+        while clock() < self.last_arrival + QUIET_SECONDS:
+            self.serve_events(self.discard_some)
+            if clock() > deadline:
+                sys.exit("loadgen: the server never stopped telling who joined")
+
+    def discard_some(self, client: Client) -> None:
+        try:
+            data = client.connection.recv(CHUNK)
+        except BlockingIOError:
+            return
+        if not data:
+            sys.exit("loadgen: the server closed a connection while the clients joined")
+        client.received += len(data)
+        self.last_arrival = clock()
+
+
+class Fanout(Commands):
+    """Rounds: one client sends a command, and all have to receive it."""
+
+    command = b"all"
+    missing = 0  # clients that have not received it yet
+    number = 0
+    round_started = 0.0
+
+    def start_round(self) -> None:
+        # Another letter each time, so that one which comes late or twice is noticed.
+        message = self.messages[self.number % len(self.messages)]
+        self.number += 1
+        for client in self.clients:
+            client.message, client.received = message, 0
+            client.sent = self.size  # by the first, which is the only one to send
+        self.missing = len(self.clients)
+        self.round_started = clock()
+        self.start(self.clients[0])
+
+    def complete(self, client: Client) -> None:
+        client.answered += 1
+        self.missing -= 1
+        if not self.missing:
+            self.samples.latencies.append(clock() - self.round_started)
+            self.start_round()
+
+
+def measure_round_trips(kind: type[Echo], mode: str, *arguments: str) -> dict[str, object]:
+    port, clients, size, seconds, warmup = arguments
+    end_after(float(seconds) + float(warmup) + JOIN_SECONDS + GRACE_SECONDS)
+    echo = kind(int(port), int(clients), int(size))
     for client in echo.clients:
         echo.start(client)
     echo.run_until(clock() + float(warmup))
@@ -169,9 +262,20 @@ def run_echo(port: str, clients: str, size: str, seconds: str, warmup: str) -> d
     start = clock()
     echo.run_until(start + float(seconds))
     elapsed = clock() - start
-    served = sum(client.answered > 0 for client in echo.clients)
-    shape = {"mode": "echo", "clients": int(clients), "bytes": int(size), "served": served}
+    shape = {"mode": mode, "clients": int(clients), "bytes": int(size), "served": echo.served()}
     return shape | echo.samples.summary(elapsed)
+
+
+def run_fanout(port: str, clients: str, size: str, seconds: str) -> dict[str, object]:
+    end_after(float(seconds) + JOIN_SECONDS + GRACE_SECONDS)
+    fanout = Fanout(int(port), int(clients), int(size))
+    start = clock()
+    fanout.start_round()
+    fanout.run_until(start + float(seconds))
+    elapsed = clock() - start
+    deliveries = len(fanout.samples.latencies) * int(clients) / elapsed
+    shape = {"mode": "fanout", "clients": int(clients), "bytes": int(size), "served": fanout.served()}
+    return shape | {"deliveries_per_second": round(deliveries, 2)} | fanout.samples.summary(elapsed)
 
 
 def round_trip(connection: socket.socket, message: bytes) -> bool:
@@ -240,7 +344,9 @@ def run_serve() -> None:
 
 
 MODES: dict[str, tuple[Callable[..., dict[str, object] | None], str]] = {
-    "echo": (run_echo, "PORT CLIENTS BYTES SECONDS WARMUP"),
+    "echo": (functools.partial(measure_round_trips, Echo, "echo"), "PORT CLIENTS BYTES SECONDS WARMUP"),
+    "command": (functools.partial(measure_round_trips, Commands, "command"), "PORT CLIENTS BYTES SECONDS WARMUP"),
+    "fanout": (run_fanout, "PORT CLIENTS BYTES SECONDS"),
     "rate": (run_rate, "PORT BYTES SECONDS"),
     "bulk": (run_bulk, "PORT BLOCK TOTAL SECONDS"),
     "serve": (run_serve, ""),
@@ -249,7 +355,7 @@ MODES: dict[str, tuple[Callable[..., dict[str, object] | None], str]] = {
 
 def main(arguments: list[str]) -> int:
     mode, values = (arguments[0], arguments[1:]) if arguments else ("", [])
-    run, usage = MODES.get(mode, (None, "echo|rate|bulk|serve ARGUMENTS..."))
+    run, usage = MODES.get(mode, (None, "echo|command|fanout|rate|bulk|serve ARGUMENTS..."))
     if run is None or len(values) != len(usage.split()):
         print(f"loadgen: usage: loadgen {mode if run else ''} {usage}", file=sys.stderr)
         return 2

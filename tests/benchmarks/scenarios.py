@@ -288,6 +288,61 @@ def measure_frames(name: str, settings: Settings) -> dict[str, float]:
     return load.run_client(name, seconds=settings.seconds)
 
 
+# Commands of HiSock.
+
+
+def measure_commands(clients: int, name: str, settings: Settings) -> dict[str, float]:
+    warmup = min(0.25, settings.seconds / 4)
+    with load.server(name) as server:
+        arguments = (server.port, clients, SMALL, settings.seconds, warmup)
+        return _complete(load.generate("command", *arguments, seconds=settings.seconds))
+
+
+def measure_fanout(clients: int, name: str, settings: Settings) -> dict[str, float]:
+    with load.server(name) as server:
+        arguments = (server.port, clients, SMALL, settings.seconds)
+        return _complete(load.generate("fanout", *arguments, seconds=settings.seconds))
+
+
+def _complete(figures: dict[str, float]) -> dict[str, float]:
+    # Everybody is told of each that leaves, so one failure leaves nothing to be measured.
+    if figures["errors"]:
+        raise Failed(f"{figures['errors']:.0f} of {figures['clients']:.0f} connections failed")
+    if not figures["count"]:
+        raise Failed("nothing was completed")
+    return figures
+
+
+HISOCK_SERVERS = ("hisock-ours", "hisock-2.0.2")
+
+
+def command_scenario(clients: int) -> Scenario:
+    plural = "client" if clients == 1 else "clients"
+    return Scenario(
+        name=f"command-{clients}x{SMALL}B",
+        title=f"Round trips of a HiSock command: {clients} {plural}, {SMALL} B",
+        contestants=HISOCK_SERVERS,
+        columns=ROUND_TRIPS,
+        measure=functools.partial(measure_commands, clients),
+        baseline="hisock-2.0.2",
+    )
+
+
+def fanout_scenario(clients: int) -> Scenario:
+    return Scenario(
+        name=f"fanout-{clients}x{SMALL}B",
+        title=f"A HiSock command of {SMALL} B to {clients} clients, until all have it",
+        contestants=HISOCK_SERVERS,
+        columns=(
+            Column("deliveries_per_second", "deliveries/s"),
+            Column("p50_us", "round p50 µs"),
+            Column("p99_us", "p99 µs"),
+        ),
+        measure=functools.partial(measure_fanout, clients),
+        baseline="hisock-2.0.2",
+    )
+
+
 # Remote calls.
 
 
@@ -395,4 +450,9 @@ SCENARIOS = (
     call_scenario(1, 1),
     call_scenario(16, 1),
     call_scenario(1, 4000),
+    command_scenario(1),
+    command_scenario(16),
+    command_scenario(200),
+    command_scenario(1000),
+    fanout_scenario(200),
 )

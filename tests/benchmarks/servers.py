@@ -2,10 +2,12 @@
 
 It prints its port as a line and serves until its standard input ends. Without `--sink` it is an echo
 server; with it, the server only counts, and answers one byte when that many have arrived on a connection.
+Those of HiSock send the command `echo` back to whom it came from, and the command `all` to everybody.
 
-Everybody listens on a free port of the loopback interface with the same backlog, receives up to RECEIVE
-bytes at a time and has TCP_NODELAY set. Only the standard library is imported here, and `simplesockets` not
-before it is needed: this file is also run as a plain script by the interpreter of an older release.
+Everybody listens on a free port of the loopback interface. All but those of HiSock, which are taken as they
+are, do so with the same backlog, receive up to RECEIVE bytes at a time and have TCP_NODELAY set. Only the
+standard library is imported here, and `simplesockets` not before it is needed: this file is also run as a
+plain script by the interpreters of releases.
 """
 
 from __future__ import annotations
@@ -283,6 +285,32 @@ def old_polled(pollers: int = 1) -> None:
     run_in_threads(poll, pollers)
 
 
+# Commands: this package and release 2.0.2 of hisock, by the same program.
+
+
+def hisock_server(module: str) -> None:
+    server: Any = importlib.import_module(module).HiSockServer((HOST, 0), keepalive=False)
+
+    # The release looks every annotation up by its name, and `None` or `Any` is not among those that it finds.
+    def echo(client, message: str):  # type: ignore[no-untyped-def]
+        server.send_client(client, "echo", message)
+
+    def to_all(client, message: str):  # type: ignore[no-untyped-def]
+        server.send_all_clients("all", message)
+
+    server.on("echo")(echo)
+    server.on("all")(to_all)
+    server.on("join")(lambda client: None)  # without it the release ends
+    announce(server.socket.getsockname()[1])
+    os.dup2(2, 1)  # the release prints, and nobody reads more than the port
+    server.start()
+
+
+COMMANDS: dict[str, Callable[[], None]] = {
+    "hisock-ours": lambda: hisock_server("simplesockets.hisock"),
+    "hisock-2.0.2": lambda: hisock_server("hisock"),
+}
+
 ECHO: dict[str, Callable[[], None]] = {
     "ours-callback": ours_callback,
     "ours-polled": ours_polled,
@@ -310,14 +338,15 @@ SINK: dict[str, Callable[[int], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="One server, on a free port which it prints.")
-    parser.add_argument("name", choices=sorted({*ECHO, *SINK}))
+    parser.add_argument("name", choices=sorted({*ECHO, *COMMANDS, *SINK}))
     parser.add_argument("--sink", type=int, metavar="BYTES", help="only count, and say when so many have arrived")
     arguments = parser.parse_args()
-    if arguments.name not in (ECHO if arguments.sink is None else SINK):
+    answering = {**ECHO, **COMMANDS}
+    if arguments.name not in (answering if arguments.sink is None else SINK):
         parser.error(f"{arguments.name} cannot do that")
     with contextlib.suppress(KeyboardInterrupt):
         if arguments.sink is None:
-            ECHO[arguments.name]()
+            answering[arguments.name]()
         else:
             SINK[arguments.name](arguments.sink)
 
