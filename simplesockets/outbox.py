@@ -60,12 +60,16 @@ class Outbox:
         with self._lock:
             if self._closed:
                 return False
-            first = not self._waiting
-            self._waiting.append(frame)
-            self._size += len(frame)
-            # A signal handler may post while its thread is just sending: then that goes on with this, too.
-            if first and not self._sending and self._send():
+            # A signal handler may post while its thread is just sending; and others may wait: then this comes after.
+            first = not self._waiting and not self._sending
+            rest = self._try(frame) if first else frame
+            if rest is None:
                 return True
+            if first:
+                self._waiting.appendleft(rest)
+            else:
+                self._waiting.append(rest)
+            self._size += len(rest)
             full = self._size > self.limit
             if full:
                 self._discard()
@@ -74,6 +78,22 @@ class Outbox:
         elif first:
             self._courier.watch(self)
         return not full
+
+    def _try(self, frame: bytes) -> bytes | memoryview | None:
+        # Under the lock, with nothing waiting. Gives what is left of it.
+        self._sending = True
+        try:
+            sent = self.stream.send_now((frame,))
+        except BlockingIOError:
+            return frame
+        except (OSError, ValueError):  # it broke, or was closed: its reader will notice
+            self._discard()
+            return None
+        finally:
+            self._sending = False
+        if sent == len(frame) and not self._waiting:
+            return None
+        return memoryview(frame)[sent:]
 
     def _send(self) -> bool:
         # Under the lock. Gives whether all of it was sent, or will never be.
@@ -89,7 +109,7 @@ class Outbox:
                     waiting[0] = memoryview(waiting[0])[sent:]
         except BlockingIOError:
             return False
-        except (OSError, ValueError):  # it broke, or was closed: its reader will notice
+        except (OSError, ValueError):  # as above
             self._discard()
         finally:
             self._sending = False

@@ -120,10 +120,10 @@ def address_in(who: object) -> tuple[str, int] | None:
     Raises:
         ValueError: it is neither.
     """
-    if isinstance(who, str):
-        return read_address(who)
     if isinstance(who, ClientInfo):
         return who.ip
+    if isinstance(who, str):
+        return read_address(who)
     if isinstance(who, dict) and "ip" in who:
         who = who["ip"]
     if isinstance(who, (tuple, list)) and len(who) == 2:

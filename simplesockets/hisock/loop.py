@@ -412,10 +412,14 @@ class HiSockLoop(Generic[Item]):
             self._run(handler, message)
 
     def _run(self, handler: Handler, message: Message) -> None:
-        if handler.threaded:
-            self._guarded(lambda: self._start_thread(handler, handler.arguments(message)))
-        else:
-            self._guarded(lambda: handler.function(*handler.arguments(message)))
+        try:
+            arguments = handler.arguments(message)
+            if handler.threaded:
+                self._start_thread(handler, arguments)
+            else:
+                handler.function(*arguments)
+        except Exception as failure:
+            self._failed(failure)
 
     def _start_thread(self, handler: Handler, arguments: list[object]) -> None:
         def work() -> None:

@@ -22,6 +22,7 @@ The server learns a client's dialect from its hello, which comes first (:class:`
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -199,6 +200,11 @@ def check_command(name: object) -> None:
     """
     if not isinstance(name, str):
         raise TypeError(f"a command is text, such as 'chat', not {name!r}")
+    _check_name(name)
+
+
+@functools.lru_cache(maxsize=256)  # programs have few commands, and use them often
+def _check_name(name: str) -> None:
     if not name:
         raise ValueError("a command needs a name; raw content without one is sent by the raw methods")
     if _RESERVED_COMMAND.search(name):
@@ -244,15 +250,15 @@ class ServerProtocol:
         self.feed_eof = self._framer.feed_eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take received bytes; give the bodies that they complete. Acknowledgements of a keepalive are left out."""
+        """Take received bytes; give the bodies that they complete."""
         self.heard = True
+        return self._framer.feed(data) if self.greeted else self._feed_stranger(data)
+
+    def _feed_stranger(self, data: bytes) -> Iterator[bytes]:
         for body in self._framer.feed(data):
-            if not self.greeted:
-                if not body.startswith(TLS_PROBE):
-                    self._greet(body)
-                yield body
-            elif body != ALIVE:
-                yield body
+            if not self.greeted and not body.startswith(TLS_PROBE):
+                self._greet(body)
+            yield body
 
     def _greet(self, body: bytes) -> None:
         dialect = read_hello(body).dialect

@@ -527,7 +527,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         member = self._member_of.get(client)
         if member is None:
             self._route_stranger(client, body)
-        elif body.startswith(b"$") and self._route_word(member, body):
+        elif body.startswith(b"$") and not body.startswith(protocol.COMMAND) and self._route_word(member, body):
             pass
         else:
             try:

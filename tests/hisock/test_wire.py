@@ -208,7 +208,7 @@ def test_the_client_answers_keepalives_and_the_server_hears_it() -> None:
     reply = client.data_to_send()
     assert reply == framed(protocol.ALIVE, protocol.ALIVE)
     assert client.data_to_send() == b""
-    assert heard(whole(reply), server) == []
+    assert heard(whole(reply), server) == [protocol.ALIVE, protocol.ALIVE]
     assert server.heard
 
 
