@@ -18,7 +18,7 @@ from .connection import LINGER, Connection
 from .dispatch import Callback, ClientDispatch, Dispatch, log
 from .endpoint import Endpoint, EndpointEvents
 from .engine import LINGER_AT_CLOSE, ThreadEngine
-from .errors import BusyError, ConnectionClosed, SetupError
+from .errors import BusyError, ConnectionClosed, ProtocolError, SetupError
 from .events import Data, Ending, Event, ExceptionList, ReceivedBytes, to_bytes
 from .mailbox import Bell, Flag, Mailbox
 from .protocol import ProtocolFactory, RawProtocol
@@ -96,6 +96,8 @@ class TCPClient(Endpoint[ClientDispatch]):
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._connection: Connection | None = None
         self._dial: Dial | None = None
+        self._closed: Connection | None = None  # the one that close() ended
+        self._closing: set[int] = set()  # threads that run on_disconnect because of that
         self._unconnected: Socket | None = None
         self._autorecv = False
         self._target: tuple[str, int] | None = None
@@ -204,6 +206,9 @@ class TCPClient(Endpoint[ClientDispatch]):
         """
         with self._lock:
             connection, dial = self._connection, self._dial
+        return self._end(connection, dial)
+
+    def _end(self, connection: Connection | None, dial: Dial | None) -> bool:
         if dial is not None:
             dial.abort()
         if connection is None or connection.over:
@@ -224,7 +229,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         """End the connection (what was sent still arrives) and all threads of this client.
 
         Unfetched data stays to be fetched. May be called from a callback, whose own thread is not waited for, and
-        repeatedly. :meth:`connect` opens the client again.
+        repeatedly. :meth:`connect` opens the client again, but not in the ``on_disconnect`` that this makes run.
 
         Args:
             timeout: seconds that all of it takes at most. A thread that the program's code keeps busy for longer is
@@ -236,12 +241,14 @@ class TCPClient(Endpoint[ClientDispatch]):
         with self._lock:
             self._autorecv = False
             unconnected, self._unconnected = self._unconnected, None
+            connection, dial = self._connection, self._dial
+            engine, self._engine = self._engine, None
+            self._closed = connection
+            self._bell.closed = True  # who connects from now on opens the client again
         if unconnected is not None:
             unconnected.close()
-        self._bell.close()
-        self.disconnect()
-        with self._lock:
-            engine, self._engine = self._engine, None
+        self._bell.ring()
+        self._end(connection, dial)
         busy = engine.close(deadline) if engine is not None else []
         if busy:
             log.warning("close() left a thread behind that is busy in a callback: %s", ", ".join(busy))
@@ -345,13 +352,13 @@ class TCPClient(Endpoint[ClientDispatch]):
         """
         with self._lock:
             self._autorecv = not self._autorecv
-            connection, reading = self._connection, self._autorecv
-        if connection is None:
-            return True
-        if reading:
-            self._start_reader(connection)
-        else:
-            connection.turn(False)
+            connection = self._connection
+            if connection is None:
+                return True
+            if self._autorecv:
+                self._start_reader(connection)
+            else:
+                connection.turn(False)
         return True
 
     def recv_data(self, *, timeout: float | None = None) -> ReceivedBytes:
@@ -377,6 +384,9 @@ class TCPClient(Endpoint[ClientDispatch]):
             data = connection.receive(timeout=timeout)
         except TimeoutError:
             raise
+        except ProtocolError as failure:  # recorded as the reason why the connection ends
+            self._lost(connection, failure)
+            data = b""
         except OSError as failure:
             self._dispatch.journal.record(failure, "could not receive", level=logging.INFO)
             self._lost(connection, failure)
@@ -449,6 +459,8 @@ class TCPClient(Endpoint[ClientDispatch]):
         with self._lock:
             if self._connection is not None and not (self._connection.over or self._connection.closing):
                 return None
+            if threading.get_ident() in self._closing:
+                raise ConnectionClosed("the client is being closed; connect again after close()")
             if self._dial is not None:
                 raise BusyError("another thread is connecting this client")
             given, self._unconnected = self._unconnected, None
@@ -456,17 +468,16 @@ class TCPClient(Endpoint[ClientDispatch]):
             if self._engine is None:
                 self._engine = ThreadEngine(f"simplesockets-client-{target[0]}:{target[1]}", self._bell, shares=False)
             self._engine.set_polled(self._dispatch.polled)
-        self._bell.open()
+            self._bell.open()
         self.event._connected.clear()
         self.event._disconnected.clear()
         try:
-            sock = dial.connect()
+            return self._adopt(dial.connect(), dial)
         finally:
             with self._lock:
                 self._dial = None
-        return self._adopt(sock)
 
-    def _adopt(self, sock: Socket) -> Connection:
+    def _adopt(self, sock: Socket, dial: Dial) -> Connection:
         try:
             protocol = self._protocol()
         except BaseException:
@@ -481,7 +492,13 @@ class TCPClient(Endpoint[ClientDispatch]):
             leaving=partial(self._cut_later, connection.stream),
         )
         with self._lock:
-            self._connection = connection
+            aborted = dial.aborted
+            if not aborted:
+                self._connection = connection
+                self._dial = None
+        if aborted:
+            connection.close()
+            raise ConnectionClosed("connecting was ended by close()")
         self.event._is_connected.set()
         self.event._connected.set()
         self._mailbox.events.happened(self.EVENT_CONNECTED.copy())
@@ -493,9 +510,12 @@ class TCPClient(Endpoint[ClientDispatch]):
                 self._engine.attach(connection, "receiver")
                 self._engine.start(connection)
 
-    def _lost(self, connection: Connection | None, failure: OSError | None) -> None:
+    def _lost(self, connection: Connection | None, failure: OSError | ProtocolError | None) -> None:
         # A connection that nobody reads automatically turned out to be over. (A reader would notice by itself.)
         if connection is not None and connection.thread is None:
+            if isinstance(failure, ProtocolError):
+                connection.note_ending("protocol error", failure)
+                connection.hang_up("protocol error", LINGER_AT_CLOSE)
             connection.note_ending("peer closed" if failure is None else "reset", failure)
             connection.finish()
 
@@ -505,7 +525,15 @@ class TCPClient(Endpoint[ClientDispatch]):
             self.event._is_connected.clear()
             self.event._disconnected.set()
         self._mailbox.events.happened(self.EVENT_DISCONNECT.copy())
-        self._dispatch.disconnected()
+        if connection is not self._closed:
+            self._dispatch.disconnected()
+            return False
+        thread = threading.get_ident()
+        self._closing.add(thread)
+        try:
+            self._dispatch.disconnected()
+        finally:
+            self._closing.discard(thread)
         return False
 
 

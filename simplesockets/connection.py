@@ -88,6 +88,8 @@ class Connection:
         self._error: ProtocolError | OSError | None = None  # it comes after them
         self._reader_lock = threading.RLock()  # protects who reads; never held across I/O or user code
         self._receive_lock = threading.RLock()  # one thread at a time reads where there is no reader; held across I/O
+        self._delivering: bytes | None = None  # taken out of _inbox, and not delivered for sure
+        self._feeding = False  # the protocol is being fed
         self._dispatching = 0  # the number of the thread that runs hooks; 0 while none does
         self._unended = [True]  # who pops it runs the ended hook
         self._goodbye = Deadline(None, 0.0)
@@ -117,6 +119,8 @@ class Connection:
 
     def open(self) -> None:
         """Run the first hook."""
+        with self._receive_lock:  # who received while there was no reader gets the item that it waits for
+            pass
         self._dispatching = threading.get_ident()
         try:
             if not self.closing:
@@ -153,8 +157,7 @@ class Connection:
             self.note_ending("failed", failure)
             return _DONE
         except BaseException:  # a signal handler raised, in a thread of the program's that reads for us
-            if data and self._raw and not self.mailbox.ends_with(self, data) and not self._inbox:
-                self._inbox.append(data)
+            self._make_up_for(data)
             raise
         finally:
             self.took = time.perf_counter() - began
@@ -290,28 +293,45 @@ class Connection:
         until = Deadline(timeout, time.monotonic())
         if self.is_served_here() or self.thread is threading.current_thread():
             return self._read_here(size, timeout, until)
+        while True:
+            data = self._receive_beside_reader(size, timeout, until)
+            if data is None:
+                data = self._receive_without_reader(size, timeout, until)
+            if data is not None:
+                return data
+
+    def _receive_beside_reader(self, size: int | None, timeout: float | None, until: Deadline) -> bytes | None:
+        # None: there is no reader (any more).
         while self._has_reader():
             data = self.mailbox.bell.wait_for(lambda: self._take_stored_or_leave(size), until.left(time.monotonic()))
             if isinstance(data, bytes):
                 return data
-            if self.mailbox.bell.closed:
+            if data is None and self.mailbox.bell.closed:
                 return b""
             if data is None and until.left(time.monotonic()) == 0:
                 raise _too_late(timeout)
+        return None
+
+    def _receive_without_reader(self, size: int | None, timeout: float | None, until: Deadline) -> bytes | None:
+        # None: now there is one. A reader that begins waits for the lock (see open()).
         left = until.left(time.monotonic())
         if not self._receive_lock.acquire(timeout=-1 if left is None else left):
             raise _too_late(timeout)
         try:
+            if self._has_reader():
+                return None
             data = self._take_stored(size)
             return self._read_here(size, timeout, until) if data is None else data
         finally:
             self._receive_lock.release()
 
     def _has_reader(self) -> bool:
-        return self.thread is not None and self.thread.is_alive()
+        # From attach() on, before the thread runs.
+        return self.thread is not None and not self.over
 
     def _take_stored_or_leave(self, size: int | None) -> bytes | bool | None:
-        data = self._take_stored(size)
+        # The inbox is the reader's as long as there is one: it may be delivering from it at this moment.
+        data = self.mailbox.take_first(self, size)
         return data if data is not None or self._has_reader() else False
 
     # ---------------------------------------------------------------------------------------------------- inside
@@ -350,13 +370,26 @@ class Connection:
             return self._keep(data)
         full = False
         while self._inbox and not self.closing:
-            full = self._deliver(self._inbox.popleft()) or full
+            self._delivering = self._inbox.popleft()
+            full = self._deliver(self._delivering) or full
+            self._delivering = None
         if self._error is not None:
             raise self._error
         if data == b"":
             self.note_ending("peer closed")
             return _DONE
         return _PAUSED if full else _MORE
+
+    def _make_up_for(self, data: bytes | None) -> None:
+        # What an interrupted step read goes back to the inbox, unless it was stored.
+        item, self._delivering = self._delivering, None
+        if self._feeding:  # nobody knows how much of the data the protocol took
+            self._error = ProtocolError("an exception from a signal handler interrupted the reading of a message")
+        elif item is not None:
+            if not self.mailbox.ends_with(self, item):
+                self._inbox.appendleft(item)
+        elif data and self._raw and not self._inbox and not self.mailbox.ends_with(self, data):
+            self._inbox.append(data)
 
     def _take_in(self, data: bytes) -> None:
         # An error of the protocol counts after the items before it.
@@ -366,10 +399,13 @@ class Connection:
             if data:
                 self._inbox.append(data)
             return
+        self._feeding = True
         try:
             self._inbox.extend(self.protocol.feed(data) if data else self.protocol.feed_eof())
+            self._feeding = False
         except ProtocolError as failure:
             self._error = failure
+            self._feeding = False
         reply = self.protocol.data_to_send()
         try:
             if reply:
@@ -408,20 +444,27 @@ class Connection:
         while not self._inbox:
             if self._error is not None:
                 raise self._error
-            left = until.left(time.monotonic())
-            if left is not None and not self.stream.wait_readable(left):
-                raise _too_late(timeout)
             if self._raw and size is not None:
-                return self._read_exactly_once(size)
-            data = self.stream.receive_some(self._read_size)
+                return self._read_exactly_once(size, timeout, until)
+            data = self._read_waiting(self._read_size, timeout, until)
             self._take_in(data)
             if not data and self._error is None:
                 self.note_ending("peer closed")
                 break
         return self._take_kept(size) or b""
 
-    def _read_exactly_once(self, size: int) -> bytes:
-        data = self.stream.receive_some(size)
+    def _read_waiting(self, size: int, timeout: float | None, until: Deadline) -> bytes:
+        while True:
+            left = until.left(time.monotonic())
+            if left is not None and not self.stream.wait_readable(left):
+                raise _too_late(timeout)
+            try:
+                return self.stream.receive_some(size)
+            except BlockingIOError:  # the program set the socket to be non-blocking
+                self.stream.wait_readable(left)
+
+    def _read_exactly_once(self, size: int, timeout: float | None, until: Deadline) -> bytes:
+        data = self._read_waiting(size, timeout, until)
         if not data and size:
             self.note_ending("peer closed")
         return data

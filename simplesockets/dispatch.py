@@ -51,6 +51,7 @@ class Journal:
         self.occurred.set()
         shown = failure if level >= logging.ERROR else None
         log.log(level, "%s: %s: %s", doing, type(failure).__name__, failure, exc_info=shown)
+        _forget_frames(failure)
 
     def take(self, delete: bool, reset: bool) -> ExceptionList:
         """The records so far; afterwards forgotten if ``delete``, the flag lowered if ``reset``."""
@@ -62,6 +63,13 @@ class Journal:
                 self.occurred.clear()
                 self._events.clear_name(EXCEPTION)
         return records
+
+
+def _forget_frames(failure: BaseException | None) -> None:
+    # The frames would keep whatever was being sent or delivered, a thousand times; the record has them as text.
+    while failure is not None and failure.__traceback__ is not None:
+        failure.__traceback__ = None
+        failure = failure.__cause__ or failure.__context__
 
 
 class ExceptionFlags:

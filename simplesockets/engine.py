@@ -52,8 +52,12 @@ class Timers:
         with self._condition:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), task))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"{self._name}-timers", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=f"{self._name}-timers", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads: the next task tries again, and close() runs what is left
+                    return
+                self._thread = thread
             self._condition.notify()
 
     def _run(self) -> None:
@@ -129,6 +133,7 @@ class ThreadEngine:
             thread.start()
         except BaseException:
             self._forget(thread)
+            connection.thread = None
             raise
 
     def _live_through(self, connection: Connection, work: Callable[[], object] | None) -> None:

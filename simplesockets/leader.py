@@ -96,12 +96,14 @@ class _Parked:
 
 
 class _Term:
-    """One time of leading. ``outsider``: by a thread of the program's, which must not run callbacks."""
+    """One time of leading. ``outsider``: by a thread of the program's. ``works``: by a worker; nobody else may run
+    callbacks."""
 
-    __slots__ = ("outsider", "serving")
+    __slots__ = ("outsider", "serving", "works")
 
-    def __init__(self, outsider: bool) -> None:
+    def __init__(self, *, outsider: bool = False, works: bool = False) -> None:
         self.outsider = outsider
+        self.works = works
         self.serving: _Parked | None = None  # whom it claims, or just tries to
 
 
@@ -185,24 +187,30 @@ class ParkingLot:
 
     def _let_out(self, parked: _Parked, outcome: Step) -> None:
         # With its claim, which nobody gets any more.
+        if parked.outcome is not None:  # in a signal handler, just before
+            return
         with self._lock:
             if self._parked.get(parked.fd) is parked:
                 del self._parked[parked.fd]
                 with contextlib.suppress(OSError, ValueError):  # the program closed the descriptor
                     self._epoll.unregister(parked.fd)
             parked.connection.waker = None
-            if self._stand_by is parked:
+            stood_by = self._stand_by is parked
+            if stood_by:
                 self._dozing = False
                 self._stand_by = next(iter(self._parked.values()), None)
-                if self._stand_by is not None:
-                    self._stand_by.rouse()
+            if self._stand_by is not None:
+                self._stand_by.rouse()
         parked.outcome = outcome
         parked.rouse()
+        if stood_by:
+            self.wake()  # it may be the one that leads
 
     def evict(self, parked: _Parked) -> None:
         """Let a connection out, at once or as soon as it is not being stepped any more."""
         parked.evict = True
-        if parked.claim.acquire(blocking=False):
+        # Who has the claim already is in the middle of a step, below on this very stack, and sees to it afterwards.
+        if not is_mine(parked.claim) and parked.claim.acquire(blocking=False):
             self._let_out(parked, Step.MORE)
 
     def listen_to(self, parked: _Parked, events: int) -> None:
@@ -215,7 +223,8 @@ class ParkingLot:
         """Let everybody out, and park nobody any more. Never waits. Any thread, and a signal handler, may call it."""
         with self._lock:
             self._closed = True
-            self._bell.leader = None
+            if self._bell.leader is self:  # else the next engine's took its place
+                self._bell.leader = None
             parked = list(self._parked.values())
             self._vacancies.notify_all()
         for each in parked:
@@ -271,9 +280,15 @@ class ParkingLot:
         # A signal handler may raise between any two lines of a thread of the program's, Ctrl-C above all. Then the
         # connection that was being served goes on in its own thread.
         parked = term.serving
-        if parked is not None and parked.outcome is None and is_mine(parked.claim):
+        if parked is None:
+            return
+        if parked.outcome is not None:
+            parked.rouse()
+        elif is_mine(parked.claim):
             parked.claim.release()
             self.evict(parked)
+        elif parked.claim.acquire(blocking=False):
+            self._unclaim(parked)  # it may have been muted just before
 
     def _ask(self) -> None:
         leader = self._leader
@@ -292,6 +307,7 @@ class ParkingLot:
 
     def _leave(self, term: _Term) -> None:
         with self._lock:
+            self._waiters.discard(term)
             if self._leader is term:
                 self._leader = None
                 self.waiting = False
@@ -303,22 +319,19 @@ class ParkingLot:
     def _turn(self, term: _Term, timeout: float, ready: Callable[[], bool]) -> None:
         # Wait for the selector once, and serve what it reports.
         if not self._pending:
-            self.waiting = True  # whoever changes a flag from now on wakes us; so look at the flags after this
-            if ready() or self._closed:
-                self.waiting = False
+            if not self._begin_to_wait(term):
                 return
-            self._waiters.add(term)
             try:
+                if ready() or self._closed:
+                    return
                 self._pending = self._epoll.poll(timeout, _BATCH)
             finally:
-                self._waiters.discard(term)
-            if self._leader is term:
-                self.waiting = False
+                self._end_waiting(term)
             self._progress += 1
             if self._dozing:
                 self._rouse_stand_by()
         pending = self._pending
-        while pending and self._leader is term and (self.polled or not term.outsider):
+        while pending and self._leader is term and (self.polled or term.works):
             try:
                 fd, event = pending.pop()
             except IndexError:  # another thread got the lead, and the last one, in this moment
@@ -334,6 +347,22 @@ class ParkingLot:
             else:
                 self._mute(parked)
             term.serving = None
+
+    def _begin_to_wait(self, term: _Term) -> bool:
+        # Whoever changes a flag from now on wakes us; so the flags are looked at after this. Who lost the lead
+        # meanwhile must not say that anybody waits.
+        with self._lock:
+            if self._leader is not term:
+                return False
+            self._waiters.add(term)
+            self.waiting = True
+            return True
+
+    def _end_waiting(self, term: _Term) -> None:
+        with self._lock:
+            self._waiters.discard(term)
+            if self._leader is term:
+                self.waiting = False
 
     def _not_parked(self, fd: int) -> None:
         with self._lock, contextlib.suppress(OSError, ValueError):
@@ -407,7 +436,9 @@ class ParkingLot:
         self._dozing = True
         if self.waiting and self._progress == seen and parked.outcome is None:
             parked.gate.acquire()
-        self._dozing = False
+        with self._lock:
+            if self._stand_by is parked:  # else the next one dozes, perhaps
+                self._dozing = False
 
     def _rouse_stand_by(self) -> None:
         with self._lock:
@@ -416,12 +447,14 @@ class ParkingLot:
                 self._stand_by.rouse()
 
     def _lead_meanwhile(self, parked: _Parked) -> None:
-        term = _Term(outsider=False)
+        term = _Term()
         with self._lock:
+            if self.waiting:  # it went on in this moment
+                return
             self._leader = term  # from whoever had it: nothing went on for a while
             self._asked = False
         try:
-            while parked.outcome is None and self._may_go_on(term):
+            while parked.outcome is None and self.polled and self._may_go_on(term):
                 self._turn(term, -1, self._is_asked)
         finally:
             self._leave(term)
@@ -439,9 +472,9 @@ class ParkingLot:
     def _employ(self) -> None:
         # The leader is stuck in a callback, or there is none: give the lead to a worker.
         with self._lock:
-            if self._closed:
+            if self._closed or self.waiting:
                 return
-            term = self._leader = self._vacant = _Term(outsider=False)
+            term = self._leader = self._vacant = _Term(works=True)
             self._asked = False
             self._progress += 1
             if self._spare:

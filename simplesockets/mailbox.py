@@ -21,6 +21,7 @@ user code. Bells and flags have none: their steps are single operations on a set
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
@@ -63,9 +64,10 @@ Found = TypeVar("Found")
 class _Poller:
     """What is known of a thread that polls."""
 
-    __slots__ = ("gate", "last_read", "ours", "reads", "told")
+    __slots__ = ("asleep", "gate", "last_read", "ours", "reads", "told")
 
     def __init__(self) -> None:
+        self.asleep = False  # it hangs on some bells
         self.ours = False  # a thread of this package: it never waits in a flag
         self.last_read = 0.0  # time of the latest False read
         self.reads: dict[Flag, int] = {}  # False reads by flag since it began to spin
@@ -78,7 +80,7 @@ class _Poller:
 
         A flag that it leaves up (since it polls only another one by now) counts for its first :data:`LOOKS` times.
         """
-        for flag in self.reads:
+        for flag in list(self.reads):  # a signal handler may read flags, too
             if flag._bell.closed:
                 return True
             if flag._value:
@@ -89,7 +91,7 @@ class _Poller:
 
     def note_news(self) -> None:
         """It did not wait, or not for long, because of the flags that are up now."""
-        for flag in self.reads:
+        for flag in list(self.reads):
             if flag._value:
                 rise, times = self.told.get(flag, (0, 0))
                 self.told[flag] = (flag._rises, times + 1 if rise == flag._rises else 1)
@@ -101,6 +103,7 @@ class _Poller:
             (bell,) = bells
             if bell.leader is not None and bell.leader.lead(timeout, ready):
                 return
+        interrupted, self.asleep = self.asleep, True
         self.gate.acquire(blocking=False)  # forget a ring that came after the last sleep
         for bell in bells:
             bell.waiting.add(self.gate)
@@ -108,8 +111,12 @@ class _Poller:
             if not ready():
                 self.gate.acquire(timeout=timeout)
         finally:
+            self.asleep = interrupted
             for bell in bells:
                 bell.waiting.discard(self.gate)
+            if interrupted:  # this is a signal handler: whom it interrupted has to look, and hang itself up, again
+                with contextlib.suppress(RuntimeError):
+                    self.gate.release()
 
 
 _threads = threading.local()
@@ -266,10 +273,10 @@ class Flag:
         if len(thread.reads) == 1:  # by far the most frequent case, worth its own line
             thread.wait((self._bell,), LONGEST_WAIT, lambda: self._value or self._bell.closed)
             return
-        for flag in [flag for flag in thread.reads if flag._bell.closed]:
-            del thread.reads[flag]  # nothing comes from there any more
+        for flag in [flag for flag in list(thread.reads) if flag._bell.closed]:
+            thread.reads.pop(flag, None)  # nothing comes from there any more
         if not thread.has_news():
-            thread.wait({flag._bell for flag in thread.reads}, LONGEST_WAIT, thread.has_news)
+            thread.wait({flag._bell for flag in list(thread.reads)}, LONGEST_WAIT, thread.has_news)
         thread.note_news()
 
 

@@ -33,7 +33,7 @@ from .events import (
     ReceivedItem,
     to_bytes,
 )
-from .mailbox import Bell, Mailbox
+from .mailbox import Bell, Mailbox, is_mine
 from .protocol import Protocol, ProtocolFactory, RawProtocol
 from .timing import Deadline
 from .transport import Stream
@@ -478,7 +478,8 @@ class TCPServer(Endpoint[ServerDispatch]):
         if target is None:
             target = client if client_socket is None else client_socket
         try:
-            self._find(target)._connection.send(content)
+            receiver = self._find(target)  # nobody else may hold it, and then it must not be collected meanwhile
+            receiver._connection.send(content)
         except (OSError, UnknownClient) as failure:
             self._dispatch.journal.record(failure, f"could not send to {target!r}", level=logging.INFO)
             return False
@@ -611,7 +612,8 @@ class TCPServer(Endpoint[ServerDispatch]):
             acceptor = self._acceptor
         if acceptor is not None:
             acceptor.wake()
-            if not run:
+            # In a signal handler that interrupted this thread with the lock, the accept thread may be waiting for it.
+            if not run and not is_mine(self._lock):
                 acceptor.settle()
 
     def _start_acceptor(self) -> None:

@@ -430,6 +430,11 @@ class Dial:
             if self._given is not None:
                 self._given.close()
 
+    @property
+    def aborted(self) -> bool:
+        """Whether it was ended."""
+        return self._aborted
+
     def abort(self) -> None:
         """End the attempt: :meth:`connect` raises :class:`ConnectionClosed`."""
         with self._lock:

@@ -31,6 +31,7 @@ from simplesockets import (
 from simplesockets.client import CONNECT_TIMEOUT
 from simplesockets.connection import Connection, Step
 
+from .support.clients import Peer, in_thread, next_item
 from .support.programs import free_port, has_ipv6
 from .support.running import HOST, raw_listener, read_exactly, reset, running_server
 from .support.waiting import PATIENCE, Gate, wait_until
@@ -43,60 +44,6 @@ MOMENT = 0.1
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback address")
 
 
-class Peer:
-    """The other end: a plain listener, and the sockets that it accepted."""
-
-    def __init__(self, listener: socket.socket) -> None:
-        self.listener = listener
-        self.port: int = listener.getsockname()[1]
-        self.accepted: list[socket.socket] = []
-
-    def accept(self) -> socket.socket:
-        """The socket of the next connection."""
-        sock, _ = self.listener.accept()
-        sock.settimeout(PATIENCE)
-        self.accepted.append(sock)
-        return sock
-
-    def nobody_else_came(self) -> bool:
-        """Whether no further connection waits."""
-        return not select.select([self.listener], [], [], 0)[0]
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with raw_listener() as listener:
-        peer = Peer(listener)
-        yield peer
-        for sock in peer.accepted:
-            sock.close()
-
-
-@pytest.fixture
-def client(peer: Peer) -> Iterator[TCPClient]:
-    """A client that is set up to connect to the peer. At the end the peer closes first, so that nobody waits."""
-    client = TCPClient()
-    client.setup(HOST, peer.port)
-    yield client
-    for sock in peer.accepted:
-        sock.close()
-    client.close()
-
-
-@pytest.fixture
-def sock(peer: Peer, client: TCPClient) -> socket.socket:
-    """The peer's socket of that client, now connected."""
-    assert client.connect(), client.return_exceptions()
-    return peer.accept()
-
-
-@pytest.fixture
-def bare() -> Iterator[TCPClient]:
-    """A client that is not set up."""
-    with contextlib.closing(TCPClient()) as client:
-        yield client
-
-
 @pytest.fixture
 def refused(bare: TCPClient) -> TCPClient:
     """A client of a port where nobody listens."""
@@ -104,26 +51,11 @@ def refused(bare: TCPClient) -> TCPClient:
     return bare
 
 
-def next_item(client: TCPClient) -> Any:
-    """The next received item, which must come alone."""
-    wait_until(lambda: client.event.new_data, "received data")
-    (item,) = client.return_recved_data()
-    return item
-
-
 def only_exception(client: TCPClient) -> BaseException:
     """The one exception that was recorded."""
     assert client.event.exception.occurred
     (record,) = client.return_exceptions()
     return record.exception
-
-
-def in_thread(function: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
-    """Run something in a thread; gives the thread and the list that its result will be put in."""
-    results: list[object] = []
-    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
-    thread.start()
-    return thread, results
 
 
 def seen_off(sock: socket.socket, end: Callable[[], object]) -> object:

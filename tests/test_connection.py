@@ -905,7 +905,8 @@ def test_beside_a_reader_receive_waits_for_what_it_keeps_while_reading_is_off() 
     with other_reader(life.connection):
         (thread,) = started(lambda: got.append(life.connection.receive()))
         wait_until(lambda: life.box.bell.waiting)
-        life.steps()
+        assert life.connection.step() is Step.STOPPED
+        assert life.connection.leave()
         assert end_soon(thread)
     assert got == [b"data"]
 
@@ -916,7 +917,8 @@ def test_beside_a_reader_what_it_stored_comes_before_what_it_keeps_while_reading
     with other_reader(life.connection):
         life.connection.step()
         life.connection.turn(False)
-        life.connection.step()
+        assert life.connection.step() is Step.STOPPED
+        assert life.connection.leave()
         assert [life.connection.receive(timeout=1), life.connection.receive(timeout=1)] == [b"one", b"two"]
 
 
