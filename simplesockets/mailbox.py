@@ -5,6 +5,8 @@ core, and, worse, holds the interpreter lock while the readers need it. So a fla
 
 * Only a thread that *spins* waits: one that read the same flag False :data:`SPIN_READS` times with no more than
   :data:`QUICK` seconds between its reads (of any flag). A frame loop that looks once per frame never gets there.
+* A thread that spins and then handles what came spins on. So a pause that is no longer than :data:`BUSY` only costs
+  it :data:`BUSY_COST` of its reads; a longer one, all of them.
 * It waits for at most :data:`LONGEST_WAIT`, then the read returns False after all: the loop's other work goes on.
 * Each server and each client has a :class:`Bell`. Whatever happens there rings it, and every thread that waits for
   that bell wakes. A thread that polls several objects waits for all their bells at once.
@@ -35,6 +37,10 @@ QUICK = 50e-6
 """Seconds: two False reads of a thread this close together are a spin. Shorter than any frame that draws something."""
 SPIN_READS = 32
 """So many quick False reads of one flag, and the next waits. Together they take some ten microseconds."""
+BUSY = 0.001
+"""Seconds in which a thread that spins handles what came. Shorter than the pause of any frame loop."""
+BUSY_COST = 4
+"""Quick reads that it has to make up for that."""
 LONGEST_WAIT = 0.05
 """Seconds that a False read takes at most."""
 LOOKS = 8
@@ -70,10 +76,23 @@ class _Poller:
         self.asleep = False  # it hangs on some bells
         self.ours = False  # a thread of this package: it never waits in a flag
         self.last_read = 0.0  # time of the latest False read
-        self.reads: dict[Flag, int] = {}  # False reads by flag since it began to spin
+        self.reads: dict[Flag, int] = {}  # False reads by flag since it began to spin, see pause()
         self.told: dict[Flag, tuple[int, int]] = {}  # which rise of a flag cut its waits short, and how often
         self.gate = threading.Lock()  # what the thread sleeps on; locked all the time but for a wake-up
         self.gate.acquire()
+
+    def pause(self, seconds: float) -> None:
+        """It did something else than reading flags for so long."""
+        if seconds > BUSY:
+            self.reads.clear()
+            self.told.clear()
+            return
+        for flag, count in list(self.reads.items()):
+            if count > BUSY_COST:
+                self.reads[flag] = count - BUSY_COST
+            else:
+                self.reads.pop(flag, None)
+                self.told.pop(flag, None)
 
     def has_news(self) -> bool:
         """Whether a flag that it polls is up, so that it must not wait but look at it.
@@ -259,11 +278,12 @@ class Flag:
         thread = _this_thread()
         if thread.ours or self._bell.closed:
             return self._value
-        reads = thread.reads
-        if time.perf_counter() - thread.last_read > QUICK:
-            reads.clear()
-            thread.told.clear()
-        count = reads[self] = reads.get(self, 0) + 1
+        pause = time.perf_counter() - thread.last_read
+        if pause > QUICK:
+            thread.pause(pause)
+        count = thread.reads.get(self, 0) + 1
+        if count <= SPIN_READS + BUSY_COST:
+            thread.reads[self] = count
         if count > SPIN_READS:
             self._wait(thread)
         thread.last_read = time.perf_counter()

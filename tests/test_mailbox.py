@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from simplesockets import mailbox as mailbox_module
 from simplesockets.events import CONNECTED, DISCONNECT, EXCEPTION, RECEIVED, Event, ReceivedBytes
 from simplesockets.mailbox import (
+    BUSY,
+    BUSY_COST,
     EVENTS_KEPT,
     ITEM_COST,
     LONGEST_WAIT,
@@ -257,9 +259,50 @@ def test_a_pause_ends_a_spin(clock: Clock) -> None:
     def spin_and_pause() -> None:
         for _ in range(20):
             spin(flag, SPIN_READS)
-            clock.now += 0.001
+            clock.now += 2 * BUSY
 
     assert ends(spin_and_pause)
+
+
+@pytest.mark.usefixtures("_long_waits")
+def test_who_spins_and_handles_what_came_spins_on(clock: Clock) -> None:
+    bell = Bell()
+    flag, other = Flag(bell), Flag(bell)
+    reads: list[int] = []
+
+    def poll() -> None:
+        spin(flag, SPIN_READS)
+        other.read()
+        for _ in range(5):
+            reads.append(0)
+            while not flag.read():
+                reads[-1] += 1
+            flag.clear()
+            clock.now += BUSY / 2
+
+    threads = started(poll)
+    for number in range(5):
+        wait_until(lambda wanted=number + 1: bell.waiting and len(reads) == wanted, "the read that waits")  # type: ignore[misc]
+        flag.set()
+        wait_until(lambda: not flag._value, "the flag to be handled")
+    assert joined(threads)
+    assert reads[0] == 0
+    assert max(reads) <= BUSY_COST
+
+
+@pytest.mark.usefixtures("_long_waits")
+@pytest.mark.parametrize("pause", [BUSY / 2, 2 * BUSY])
+def test_a_spin_before_the_first_frame_delays_no_loop_for_long(clock: Clock, pause: float) -> None:
+    flag = Flag(Bell())
+    poller = mailbox_module._Poller()
+    for _ in range(SPIN_READS + BUSY_COST):
+        poller.reads[flag] = poller.reads.get(flag, 0) + 1
+    waits = 0
+    for _ in range(20):
+        poller.pause(pause)
+        poller.reads[flag] = poller.reads.get(flag, 0) + 1
+        waits += poller.reads[flag] > SPIN_READS
+    assert waits <= 1
 
 
 @pytest.mark.usefixtures("clock", "_long_waits")
