@@ -51,6 +51,7 @@ class Step(enum.Enum):
 
 
 _MORE, _NOTHING, _PAUSED, _DONE = Step.MORE, Step.NOTHING, Step.PAUSED, Step.DONE  # looked up once
+_get_ident = threading.get_ident
 
 
 class Wakeable(Interface):
@@ -78,7 +79,6 @@ class Connection:
         self.closing = False
         self.kept = False  # the last hook wanted the stream to stay open for sending; somebody else closes it
         self.ending: Ending | None = None
-        self.took = 0.0  # seconds that dispatching took in the latest step
         self.waker: Wakeable | None = None  # set by an engine: told when there is room again, or closing begins
         self.protocol = protocol
         self._raw = type(protocol) is RawProtocol  # a subclass may have other ideas
@@ -93,6 +93,10 @@ class Connection:
         self._dispatching = 0  # the number of the thread that runs hooks; 0 while none does
         self._unended = [True]  # who pops it runs the ended hook
         self._goodbye = Deadline(None, 0.0)
+        self.send: Callable[[bytes], None] = stream.send_all if self._raw else self._send_encoded
+        """``send(item)``: send an item; waits while the peer does not read. For any thread. Raises OSError if the
+        connection broke, or was closed (:class:`~.errors.ConnectionClosed`), ValueError if the protocol cannot carry
+        it."""
         self._unbind()
 
     def bind(
@@ -138,10 +142,8 @@ class Connection:
                 data = self._read(self._read_size)
             except OSError as failure:
                 return self._not_read(failure)
-        began = 0.0
         try:  # from here on nothing that was read gets lost
-            self._dispatching = threading.get_ident()
-            began = time.perf_counter()
+            self._dispatching = _get_ident()
             if self.closing:
                 return _DONE
             if data and self._raw and len(data) < self._read_size and self.reading and not self._inbox:
@@ -160,7 +162,6 @@ class Connection:
             self._make_up_for(data)
             raise
         finally:
-            self.took = time.perf_counter() - began
             self._dispatching = 0
 
     def finish(self) -> None:
@@ -224,17 +225,6 @@ class Connection:
         """Whether the calling thread is in one of this connection's hooks."""
         return self._dispatching == threading.get_ident()
 
-    def send(self, data: bytes) -> None:
-        """Send an item; waits while the peer does not read.
-
-        Raises:
-            OSError: the connection broke, or was closed (:class:`~.errors.ConnectionClosed`).
-            ValueError: the protocol cannot carry it.
-        """
-        if self.closing:
-            raise ConnectionClosed("this connection was closed here; nothing can be sent any more")
-        self.stream.send_all(data if self._raw else self.protocol.encode(data))
-
     def note_ending(self, kind: str, exception: BaseException | None = None) -> None:
         """Remember why the connection ends. The first reason stays."""
         if self.ending is None:
@@ -252,6 +242,7 @@ class Connection:
         self.note_ending(kind)
         self._goodbye = Deadline(linger, time.monotonic())
         self.closing = True
+        self.send = _refuse
         self._leaving()
         self.stream.end_sending()
         self.resume()
@@ -335,6 +326,9 @@ class Connection:
         return data if data is not None or self._has_reader() else False
 
     # ---------------------------------------------------------------------------------------------------- inside
+
+    def _send_encoded(self, data: bytes) -> None:
+        self.stream.send_all(self.protocol.encode(data))
 
     def _unbind(self) -> None:
         self.bind(_no_hook, _no_delivery, _no_hook, _no_hook)
@@ -472,6 +466,10 @@ class Connection:
 
 def _too_late(timeout: float | None) -> TimeoutError:
     return TimeoutError(f"nothing was received within {timeout} seconds")
+
+
+def _refuse(data: bytes) -> None:
+    raise ConnectionClosed("this connection was closed here; nothing can be sent any more")
 
 
 def _no_hook() -> bool:

@@ -191,11 +191,10 @@ class Dispatch:
             self.mailbox.forget(source)
         return self.mailbox.is_paused(source)
 
-    def no_room_for_copy(self) -> None:
+    def say_full(self) -> None:
         """What a callback gets is not kept for polling any more. Says so, once."""
-        if not self._told_full:
-            self._told_full = True
-            log.info("on_receive gets everything; the copies kept for return_recved_data() reached their limit")
+        self._told_full = True
+        log.info("on_receive gets everything; the copies kept for return_recved_data() reached their limit")
 
 
 class ServerDispatch(Dispatch):
@@ -215,10 +214,10 @@ class ServerDispatch(Dispatch):
         if receive is None:
             full = mailbox.put(source, ReceivedItem.make(client, client.address, data, time.time()), len(data))
             return full and self._has_to_pause(source)
-        if mailbox.has_room_for_copies():
+        if mailbox.total < mailbox.client_mark:  # the copies get as much room as one client
             mailbox.put(source, ReceivedItem.make(client, client.address, data, time.time()), len(data))
-        else:
-            self.no_room_for_copy()
+        elif not self._told_full:
+            self.say_full()
         try:
             if arguments == 3:
                 receive(client, client.address, data)
@@ -260,10 +259,11 @@ class ClientDispatch(Dispatch):
         function, _ = self._bound["on_receive"]
         if function is None:
             return self.mailbox.put(source, item, len(data)) and self._has_to_pause(source)
-        if self.mailbox.has_room_for_copies():
-            self.mailbox.put(source, item, len(data))
-        else:
-            self.no_room_for_copy()
+        mailbox = self.mailbox
+        if mailbox.total < mailbox.client_mark:
+            mailbox.put(source, item, len(data))
+        elif not self._told_full:
+            self.say_full()
         try:
             function(item)
         except BaseException as failure:

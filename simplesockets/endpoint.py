@@ -27,7 +27,8 @@ class EndpointEvents:
     @property
     def new_data(self) -> bool:
         """Whether data waits to be fetched with ``return_recved_data()``."""
-        return self._new_data.read()
+        flag = self._new_data
+        return flag._value or flag.idle()  # as flag.read(), in one call less: loops spin on this
 
     @new_data.setter
     def new_data(self, value: bool) -> None:

@@ -36,6 +36,7 @@ import contextlib
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
 
 from .connection import Connection, Step
@@ -52,6 +53,7 @@ PATIENCE = 8
 SPARE = 1.0
 """Seconds that a worker without a lead waits for another one."""
 
+_MORE = Step.MORE  # looked up once
 _BATCH = 256  # connections that one look at the selector reports at most
 
 if AVAILABLE:
@@ -80,9 +82,9 @@ class _Parked:
         """There is room for its data again, or it is closing: have it looked at."""
         self.lot.listen_to(self, _LOOK)
 
-    def is_slow(self) -> bool:
-        """Asked once after each step with a callback: whether it has to go on in its own thread."""
-        if self.connection.took > SLOW:
+    def is_slow(self, seconds: float) -> bool:
+        """Told how long each step with a callback took: whether it has to go on in its own thread."""
+        if seconds > SLOW:
             self.tried += PATIENCE
             return self.tried > PATIENCE
         if self.tried:
@@ -265,23 +267,31 @@ class ParkingLot:
         """
         if not self.polled:
             return False
-        term = self._take(_Term(outsider=True))
-        if term is None:
-            self._ask()
-            return False
+        if not 0 <= timeout < LONGEST_WAIT:
+            timeout = LONGEST_WAIT
+        term = _Term(outsider=True)
+        with self._lock:
+            if self._leader is not None or not self._open or self._closed:
+                self._ask()
+                return False
+            self._leader = term
+            self._asked = False
+            self._progress += 1
+            if not self._pending:  # it begins to wait, see _begin_to_wait()
+                self._waiters.add(term)
+                self.waiting = True
         try:
-            self._turn(term, min(timeout, LONGEST_WAIT) if timeout >= 0 else LONGEST_WAIT, ready)
+            if self._pending or self._wait(term, timeout, ready):
+                self._serve(term)
         finally:
-            self._recover(term)
+            if term.serving is not None:
+                self._recover(term.serving)
             self._leave(term)
         return True
 
-    def _recover(self, term: _Term) -> None:
+    def _recover(self, parked: _Parked) -> None:
         # A signal handler may raise between any two lines of a thread of the program's, Ctrl-C above all. Then the
         # connection that was being served goes on in its own thread.
-        parked = term.serving
-        if parked is None:
-            return
         if parked.outcome is not None:
             parked.rouse()
         elif is_mine(parked.claim):
@@ -296,15 +306,6 @@ class ParkingLot:
             self._asked = True
             self.wake()
 
-    def _take(self, term: _Term) -> _Term | None:
-        with self._lock:
-            if self._leader is not None or not self._open or self._closed:
-                return None
-            self._leader = term
-            self._asked = False
-            self._progress += 1
-            return term
-
     def _leave(self, term: _Term) -> None:
         with self._lock:
             self._waiters.discard(term)
@@ -316,20 +317,37 @@ class ParkingLot:
         if self._closed:
             self._tidy()
 
-    def _turn(self, term: _Term, timeout: float, ready: Callable[[], bool]) -> None:
-        # Wait for the selector once, and serve what it reports.
-        if not self._pending:
-            if not self._begin_to_wait(term):
-                return
-            try:
-                if ready() or self._closed:
-                    return
-                self._pending = self._epoll.poll(timeout, _BATCH)
-            finally:
-                self._end_waiting(term)
-            self._progress += 1
-            if self._dozing:
-                self._rouse_stand_by()
+    def _turn(self, term: _Term) -> None:
+        # For workers and the stand-by: wait as long as nobody asks for the lead, and serve what is reported.
+        if self._pending or (self._begin_to_wait(term) and self._wait(term, -1, self._is_asked)):
+            self._serve(term)
+
+    def _begin_to_wait(self, term: _Term) -> bool:
+        # Whoever changes a flag from now on wakes us; so the flags are looked at after this. Who lost the lead
+        # meanwhile must not say that anybody waits.
+        with self._lock:
+            if self._leader is not term:
+                return False
+            self._waiters.add(term)
+            self.waiting = True
+            return True
+
+    def _wait(self, term: _Term, timeout: float, ready: Callable[[], bool]) -> bool:
+        # Wait for the selector, once. Gives whether to serve what it reported.
+        try:
+            if ready() or self._closed:
+                return False
+            self._pending = self._epoll.poll(timeout, _BATCH)
+        finally:
+            if self._leader is term:  # nobody takes the lead from who waits, so this needs no lock
+                self.waiting = False
+            self._waiters.discard(term)
+        self._progress += 1
+        if self._dozing:
+            self._rouse_stand_by()
+        return True
+
+    def _serve(self, term: _Term) -> None:
         pending = self._pending
         while pending and self._leader is term and (self.polled or term.works):
             try:
@@ -347,22 +365,6 @@ class ParkingLot:
             else:
                 self._mute(parked)
             term.serving = None
-
-    def _begin_to_wait(self, term: _Term) -> bool:
-        # Whoever changes a flag from now on wakes us; so the flags are looked at after this. Who lost the lead
-        # meanwhile must not say that anybody waits.
-        with self._lock:
-            if self._leader is not term:
-                return False
-            self._waiters.add(term)
-            self.waiting = True
-            return True
-
-    def _end_waiting(self, term: _Term) -> None:
-        with self._lock:
-            self._waiters.discard(term)
-            if self._leader is term:
-                self.waiting = False
 
     def _not_parked(self, fd: int) -> None:
         with self._lock, contextlib.suppress(OSError, ValueError):
@@ -395,9 +397,10 @@ class ParkingLot:
             if not connection.closing:
                 self._unclaim(parked)
                 return
+        began = 0.0 if self.polled else time.perf_counter()
         step = connection.step()
-        if step is Step.MORE:
-            if not self.polled and parked.is_slow():
+        if step is _MORE:
+            if began and parked.is_slow(time.perf_counter() - began):
                 self._let_out(parked, step)
                 return
         elif step is Step.PAUSED:
@@ -407,10 +410,16 @@ class ParkingLot:
         elif step is not Step.NOTHING:
             self._let_out(parked, step)
             return
-        self._unclaim(parked)
+        parked.claim.release()
+        if parked.muted or parked.evict:
+            self._unclaimed(parked)
 
     def _unclaim(self, parked: _Parked) -> None:
         parked.claim.release()
+        self._unclaimed(parked)
+
+    def _unclaimed(self, parked: _Parked) -> None:
+        # Whoever let go of a claim sees to what others left to it.
         if parked.muted:
             self._unmute(parked)
         if parked.evict and parked.claim.acquire(blocking=False):
@@ -455,7 +464,7 @@ class ParkingLot:
             self._asked = False
         try:
             while parked.outcome is None and self.polled and self._may_go_on(term):
-                self._turn(term, -1, self._is_asked)
+                self._turn(term)
         finally:
             self._leave(term)
         self._progress += 1  # look on for a while before leading again
@@ -496,7 +505,7 @@ class ParkingLot:
             while (term := self._next_term()) is not None:
                 try:
                     while self._may_go_on(term):
-                        self._turn(term, -1, self._is_asked)
+                        self._turn(term)
                 finally:
                     self._leave(term)
                 if self.polled:

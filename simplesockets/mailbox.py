@@ -122,6 +122,10 @@ class _Poller:
             (bell,) = bells
             if bell.leader is not None and bell.leader.lead(timeout, ready):
                 return
+        self.sleep(bells, timeout, ready)
+
+    def sleep(self, bells: Collection[Bell], timeout: float, ready: Callable[[], bool]) -> None:
+        """The same, for a thread that may not read meanwhile; a ``timeout`` of -1 is for ever."""
         interrupted, self.asleep = self.asleep, True
         self.gate.acquire(blocking=False)  # forget a ring that came after the last sleep
         for bell in bells:
@@ -275,7 +279,10 @@ class Flag:
 
     def idle(self) -> bool:
         """Count a read that found nothing; wait if this thread spins. Returns the value then."""
-        thread = _this_thread()
+        try:
+            thread: _Poller = _threads.poller
+        except AttributeError:
+            thread = _this_thread()
         if thread.ours or self._bell.closed:
             return self._value
         pause = time.perf_counter() - thread.last_read
@@ -289,9 +296,14 @@ class Flag:
         thread.last_read = time.perf_counter()
         return self._value
 
+    def _is_settled(self) -> bool:
+        return self._value or self._bell.closed
+
     def _wait(self, thread: _Poller) -> None:
-        if len(thread.reads) == 1:  # by far the most frequent case, worth its own line
-            thread.wait((self._bell,), LONGEST_WAIT, lambda: self._value or self._bell.closed)
+        if len(thread.reads) == 1:  # by far the most frequent case, worth its own way
+            leader = self._bell.leader
+            if leader is None or not leader.lead(LONGEST_WAIT, self._is_settled):
+                thread.sleep((self._bell,), LONGEST_WAIT, self._is_settled)
             return
         for flag in [flag for flag in list(thread.reads) if flag._bell.closed]:
             thread.reads.pop(flag, None)  # nothing comes from there any more
@@ -316,9 +328,9 @@ class EventQueue:
         self._events: list[Event] = []
         self._data_since: float | None = None  # a pending RECEIVED, newest of all; made an Event when one is asked for
 
-    def data_came(self) -> None:
-        """Received data is pending, from now on. The caller rings."""
-        self._data_since = time.time()
+    def data_came(self, since: float) -> None:
+        """Received data is pending, since that time. The caller rings."""
+        self._data_since = since
 
     def data_gone(self) -> None:
         """All received data was fetched."""
@@ -453,7 +465,8 @@ class Mailbox:
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._items = ReceivedList(self)
         self._held: dict[Hashable, int] = {}  # bytes by source
-        self._total = 0
+        self.total = 0
+        """Bytes that all items take, with what they cost beside their content."""
         self._paused: set[Pausable] = set()
 
     def put(self, source: Pausable, item: Item, size: int) -> bool:
@@ -467,24 +480,22 @@ class Mailbox:
         with self._lock:
             self._items.append(item)
             held = self._held.get(source, 0) + cost
-            self._total += cost if held > cost else cost + SOURCE_COST
+            self.total += cost if held > cost else cost + SOURCE_COST
             self._held[source] = held
-            full = held >= self.client_mark or self._total >= self.total_mark
+            full = held >= self.client_mark or self.total >= self.total_mark
             if full:
                 self._paused.add(source)
             if not self.new_data._value:
                 self.new_data.rise()
-                self.events.data_came()
-        self.bell.ring()
+                self.events.data_came(item._stamp)
+        bell = self.bell
+        if bell.waiting or (bell.leader is not None and bell.leader.waiting):
+            bell.ring()
         return full
 
     def has_room(self, source: Pausable) -> bool:
         """Whether nothing of the source would have to wait."""
-        return self._total < self.total_mark and self._held.get(source, 0) < self.client_mark
-
-    def has_room_for_copies(self) -> bool:
-        """Whether to keep what a callback gets as well. All of it together gets as much room as one client."""
-        return self._total < self.client_mark
+        return self.total < self.total_mark and self._held.get(source, 0) < self.client_mark
 
     def is_paused(self, source: Pausable) -> bool:
         """Whether the source still has to wait."""
@@ -523,10 +534,12 @@ class Mailbox:
             items = list(self._items)
             list.clear(self._items)
             self._held.clear()
-            self._total = 0
-            resumed, self._paused = self._paused, set()
-            self.new_data.clear()
+            self.total = 0
+            self.new_data._value = False
             self.events.data_gone()
+            if not self._paused:
+                return items
+            resumed, self._paused = self._paused, set()
         self._resume(resumed)
         return items
 
@@ -588,11 +601,11 @@ class Mailbox:
     def _release(self, source: Hashable, cost: int) -> None:
         held = self._held.get(source, 0)
         cost = min(cost, held)  # the program may have put items into the list that are on nobody's account
-        self._total -= cost
+        self.total -= cost
         if held > cost:
             self._held[source] = held - cost
         elif held:
-            self._total -= SOURCE_COST
+            self.total -= SOURCE_COST
             del self._held[source]
 
     @property

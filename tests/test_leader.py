@@ -114,17 +114,13 @@ def test_a_slow_callback_runs_in_its_clients_own_thread_from_then_on() -> None:
 
 def test_one_slow_callback_is_forgiven_and_two_in_short_succession_are_not() -> None:
     # Any callback takes long when the system gives the core to others in the middle of it.
-    connection: Any = SimpleNamespace(took=0.0, stream=SimpleNamespace(socket=SimpleNamespace(fileno=lambda: -1)))
+    connection: Any = SimpleNamespace(stream=SimpleNamespace(socket=SimpleNamespace(fileno=lambda: -1)))
     parked = leader._Parked(leader.ParkingLot("unused", Bell()), connection)
-
-    def outcome(seconds: float) -> bool:
-        connection.took = seconds
-        return parked.is_slow()
 
     slow, quick = 2 * leader.SLOW, leader.SLOW / 2
     for _ in range(3):
-        assert [outcome(slow), *(outcome(quick) for _ in range(leader.PATIENCE))] == [False] * (leader.PATIENCE + 1)
-    assert [outcome(slow), outcome(quick), outcome(slow)] == [False, False, True]
+        assert not any(parked.is_slow(seconds) for seconds in [slow, *[quick] * leader.PATIENCE])
+    assert [parked.is_slow(slow), parked.is_slow(quick), parked.is_slow(slow)] == [False, False, True]
 
 
 def test_a_stuck_callback_delays_nobody_else() -> None:

@@ -166,11 +166,11 @@ def test_a_former_leader_does_not_hide_that_nobody_waits(monkeypatch: pytest.Mon
 
     turn = leader.ParkingLot._turn
 
-    def late_turn(self: Any, term: Any, timeout: float, ready: Any) -> None:
+    def late_turn(self: Any, term: Any) -> None:
         if hold.is_set() and not victim:
             victim.append(term)
             held()
-        turn(self, term, timeout, ready)
+        turn(self, term)
 
     with running_server(on_receive=receive) as server:
         with raw_client(server) as one, raw_client(server) as two, raw_client(server) as three:
@@ -204,33 +204,19 @@ def test_a_poller_that_was_held_up_before_it_waits_survives_close(monkeypatch: p
     """The system interrupts a poller just before it waits; meanwhile somebody else leads, and closes."""
     held = Gate()
     failures: list[BaseException] = []
-    armed = threading.Event()
     with running_server() as server, raw_client(server) as sock:
         poller = poll_in_background(server)
         park(server, sock)
         server.exit_accept()
         poller.join(PATIENCE)
-        lot = lot_of(server)
-        waiters = lot._waiters
-        started, turn = Gate(), leader.ParkingLot._turn
-        late: list[Any] = []
+        wait = leader.ParkingLot._wait
 
-        def late_turn(self: Any, term: Any, timeout: float, ready: Any) -> None:
-            if term.outsider and not late:
-                late.append(term)
-                started()
-            turn(self, term, timeout, ready)
+        def late_wait(self: Any, term: Any, timeout: float, ready: Any) -> bool:
+            if term.outsider:
+                held()
+            return wait(self, term, timeout, ready)
 
-        monkeypatch.setattr(leader.ParkingLot, "_turn", late_turn)
-
-        class Late(set):  # type: ignore[type-arg]
-            def add(self, term: Any) -> None:
-                if term in late and not armed.is_set():
-                    armed.set()
-                    held()
-                super().add(term)
-
-        lot._waiters = Late(waiters)
+        monkeypatch.setattr(leader.ParkingLot, "_wait", late_wait)
 
         def read() -> None:
             try:
@@ -241,10 +227,7 @@ def test_a_poller_that_was_held_up_before_it_waits_survives_close(monkeypatch: p
 
         reader = threading.Thread(target=read)
         reader.start()
-        started.wait_arrived()
-        wait_until(lambda: lot._leader is not None and not lot._leader.outsider and lot.waiting, "the stand-by to lead")
-        started.open()
-        wait_until(lambda: armed.is_set() or not reader.is_alive())
+        held.wait_arrived()
         sock.close()
         server.close()
         held.open()

@@ -285,10 +285,10 @@ def test_a_slow_poller_makes_senders_wait_and_loses_nothing() -> None:
         sender = threading.Thread(target=send)
         sender.start()
         wait_until(lambda: server._mailbox._paused)
-        stored = server._mailbox._total
+        stored = server._mailbox.total
         sender.join(0.2)
         assert sender.is_alive()  # it waits
-        assert server._mailbox._total == stored  # and nothing more is stored
+        assert server._mailbox.total == stored  # and nothing more is stored
         got = bytearray()
         while len(got) < total:
             for _, _, data in server.return_recved_data():
@@ -348,7 +348,7 @@ def test_with_a_callback_reading_never_pauses_and_the_copies_are_bounded() -> No
         server._mailbox.client_mark = 50_000
         sock.sendall(b"x" * 5_000_000)
         wait_until(lambda: got == 5_000_000)
-        assert server._mailbox._total < 50_000 + (1 << 20) + 1000
+        assert server._mailbox.total < 50_000 + (1 << 20) + 1000
         assert server.return_recved_data()
 
 
