@@ -59,6 +59,7 @@ class _Keeping(xmlrpc.server.SimpleXMLRPCRequestHandler):
 
 class _Threaded(socketserver.ThreadingMixIn, xmlrpc.server.SimpleXMLRPCServer):
     daemon_threads = True
+    request_queue_size = 1024
 
 
 def serve_xmlrpc() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
 import re
 import signal
@@ -85,9 +87,14 @@ def test_the_rest_of_the_api(client: hpx.Client) -> None:
     assert {"echo", "get_note", "list_functions"} <= {str(each) for each in functions}
 
 
-def serving(*arguments: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     program = [sys.executable, "-m", "simplesockets", "hpx", "--port", "0", *arguments]
-    return subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def address_of(process: subprocess.Popen[str]) -> tuple[str, int]:
@@ -148,7 +155,10 @@ def test_the_example_frontend(tmp_path: pathlib.Path) -> None:
     with serving("--notes", str(tmp_path / "notes")) as process:
         port = address_of(process)[1]
         frontend = [sys.executable, str(ROOT / "examples" / "hpx_frontend.py"), str(port)]
-        done = subprocess.run(frontend, cwd=ROOT, input=typed, capture_output=True, text=True, timeout=60, check=True)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            frontend, env=environment, input=typed, capture_output=True, text=True, timeout=60, check=True
+        )
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
     lines = done.stdout.splitlines()
