@@ -31,7 +31,8 @@ def answering(*answers: object) -> Callable[[socket.socket], None]:
         sock.sendall(frame(GREETING))
         for answer in answers:
             read_frame(sock)
-            sock.sendall(answer if isinstance(answer, bytes) else frame(answer))
+            with contextlib.suppress(OSError):  # a client that does not like it is gone before all is sent
+                sock.sendall(answer if isinstance(answer, bytes) else frame(answer))
         with contextlib.suppress(OSError):
             sock.recv(1)
 
