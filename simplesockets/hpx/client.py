@@ -13,7 +13,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from ..client import TCPClient
-from ..errors import ProtocolError, SetupError
+from ..errors import FrameTruncated, ProtocolError, SetupError
 from ..timing import Deadline
 from . import exceptions
 from .codec import DELIMITER, LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
@@ -440,9 +440,7 @@ class Client:
             while not self._unread:
                 piece = self._tcp.recv_data(timeout=deadline.left(time.monotonic()))
                 if not piece:
-                    why = self._why("the server ended the connection")
-                    self._lose()
-                    raise exceptions.ServerDisconnectError(self.name, why)
+                    raise self._end()
                 self._unread.extend(self._unpacker.take(piece))
         except builtins.TimeoutError:
             self._lose()  # else the answer would be taken for that to the next message
@@ -456,9 +454,20 @@ class Client:
             raise exceptions.ConnectionError(self.name, message.reason)
         return message
 
-    def _why(self, otherwise: str) -> str:
+    def _end(self) -> exceptions.ConnectionError:
+        # The connection ended: by the server, or by what it sent.
+        failure = self._failure()
+        self._lose()
+        if isinstance(failure, ProtocolError) and not isinstance(failure, FrameTruncated):
+            return exceptions.ConnectionError(self.name, str(failure))
+        return exceptions.ServerDisconnectError(self.name, str(failure or "the server ended the connection"))
+
+    def _failure(self) -> BaseException | None:
         records = self._tcp.return_exceptions()
-        return str(records[-1].exception) if records else otherwise
+        return records[-1].exception if records else None
+
+    def _why(self, otherwise: str) -> str:
+        return str(self._failure() or otherwise)
 
     def _lose(self) -> None:
         self._lost_session = self.session or self._lost_session
