@@ -207,27 +207,31 @@ class ServerDispatch(Dispatch):
         "handle_client": {2: "client_socket, address", 1: "client"},
     }
 
-    def deliver(self, client: Server_Client, source: Pausable, data: bytes) -> bool:
-        """Hand an item over. Returns whether the source has to pause until it was polled."""
-        receive, arguments = self._bound["on_receive"]
-        mailbox = self.mailbox
-        if receive is None:
-            full = mailbox.put(source, ReceivedItem.make(client, client.address, data, time.time()), len(data))
-            return full and self._has_to_pause(source)
-        if mailbox.total < mailbox.client_mark:  # the copies get as much room as one client
-            mailbox.put(source, ReceivedItem.make(client, client.address, data, time.time()), len(data))
-        elif not self._told_full:
-            self.say_full()
-        try:
-            if arguments == 3:
-                receive(client, client.address, data)
-            elif arguments == 2:
-                receive(client, ReceivedBytes(data, time.time(), client))
-            else:
-                receive(ReceivedBytes(data, time.time(), client))
-        except BaseException as failure:
-            self.caught(failure, "on_receive")
-        return False
+    def delivery(self, client: Server_Client, source: Pausable) -> Callable[[bytes], bool]:
+        """What hands a client's items over. It returns whether the source has to pause until they were polled."""
+        bound, mailbox, address = self._bound, self.mailbox, client.address  # looked up once, not per item
+
+        def deliver(data: bytes) -> bool:
+            receive, arguments = bound["on_receive"]
+            if receive is None:
+                full = mailbox.put(source, ReceivedItem.make(client, address, data, time.time()), len(data))
+                return full and self._has_to_pause(source)
+            if mailbox.total < mailbox.client_mark:  # the copies get as much room as one client
+                mailbox.put(source, ReceivedItem.make(client, address, data, time.time()), len(data))
+            elif not self._told_full:
+                self.say_full()
+            try:
+                if arguments == 3:
+                    receive(client, address, data)
+                elif arguments == 2:
+                    receive(client, ReceivedBytes(data, time.time(), client))
+                else:
+                    receive(ReceivedBytes(data, time.time(), client))
+            except BaseException as failure:
+                self.caught(failure, "on_receive")
+            return False
+
+        return deliver
 
     def connected(self, client: Server_Client) -> None:
         """Run ``on_connect``."""

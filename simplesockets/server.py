@@ -652,7 +652,7 @@ class TCPServer(Endpoint[ServerDispatch]):
         dispatch = self._dispatch
         connection.bind(
             opened=partial(self._opened, client),
-            deliver=partial(dispatch.deliver, client, connection),
+            deliver=dispatch.delivery(client, connection),
             ended=partial(self._ended, client),
             leaving=partial(self._leaving, client, connection.stream),
         )
