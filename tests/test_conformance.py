@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from simplesockets.errors import FrameTooLarge, FrameTruncated, ProtocolError
 from simplesockets.framing import DelimiterFramer, LengthPrefixFramer
 from simplesockets.hisock import protocol as hisock
+from simplesockets.hpx import codec
 from simplesockets.protocol import FramedProtocol, Protocol, RawProtocol
 
 from .support.chunks import byte_by_byte, every_way, random_splits, whole
@@ -61,6 +62,28 @@ def greeted(hello: bytes, limit: int = 1 << 20) -> hisock.ServerProtocol:
     return protocol
 
 
+class HPX:
+    """HPX's frames and the messages in them, in one."""
+
+    def __init__(self) -> None:
+        self._framing = codec.Framing(1 << 20)
+        self._unpacker = codec.Unpacker(1 << 20)
+        self.encode = self._framing.encode
+        self.data_to_send = self._framing.data_to_send
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        for piece in self._framing.feed(data):
+            for message in self._unpacker.take(piece):
+                if isinstance(message, codec.Unreadable):
+                    raise ProtocolError(message.reason)
+                yield message
+
+    def feed_eof(self) -> Iterable[bytes]:
+        yield from self._framing.feed_eof()
+        if self._unpacker.pending:
+            raise FrameTruncated(0)
+
+
 HISOCK_BODIES = (b"$CMD$echo$MSG$hello", b"", b"\0\xff\r\n", b"5               hello", b"$CHNAME$", b"x" * 300)
 MALFORMED_HEADERS = {"no digits": b"garbage         ", "negative": b"-1              ", "huge": b"9999999999999999"}
 
@@ -92,6 +115,13 @@ CASES = [
         limited=lambda limit: hisock.ClientProtocol(limit=limit),
         malformed=MALFORMED_HEADERS,
         noise=b"0123456789 -_",
+    ),
+    symmetric(
+        "HPX",
+        HPX,
+        (b"hello", b"", b"<EOF>", b"\0\xff<EO", b"<EOF><EOF>" * 200, b"x" * 300),
+        malformed={"no gzip": b"garbage<EOF>", "nothing": b"<EOF>", "beyond the limit": b"x" * ((1 << 20) + 10)},
+        noise=b"\x1f\x8b\x08\0<EOF>",
     ),
     symmetric("raw", RawProtocol, (b"hello", b"\0\xff\r\n", b"x" * 300), frames=False),
     symmetric(
