@@ -8,12 +8,13 @@ import time
 from functools import partial
 from socket import AF_INET, SOCK_STREAM
 from socket import socket as Socket
+from ssl import SSLContext
 from types import TracebackType
 from typing import cast
 
 from typing_extensions import Self
 
-from . import events, transport
+from . import events, tls, transport
 from .connection import LINGER, Connection
 from .dispatch import Callback, ClientDispatch, Dispatch, log
 from .endpoint import Endpoint, EndpointEvents
@@ -23,6 +24,7 @@ from .events import Data, Ending, Event, ExceptionList, ReceivedBytes, to_bytes
 from .mailbox import Bell, Flag, Mailbox
 from .protocol import ProtocolFactory, RawProtocol
 from .timing import Deadline
+from .tls import TLSStream
 from .transport import Dial, Stream
 
 CONNECT_TIMEOUT = 10.0
@@ -104,6 +106,8 @@ class TCPClient(Endpoint[ClientDispatch]):
         self._recv_buffer = 2048
         self._connect_timeout: float | None = CONNECT_TIMEOUT
         self._protocol: ProtocolFactory = RawProtocol
+        self._ssl_context: SSLContext | None = None
+        self._server_hostname: str | None = None
 
     # ------------------------------------------------------------------------------------------------- lifecycle
 
@@ -120,6 +124,8 @@ class TCPClient(Endpoint[ClientDispatch]):
         *,
         connect_timeout: float | None = CONNECT_TIMEOUT,
         protocol: ProtocolFactory = RawProtocol,
+        ssl_context: SSLContext | None = None,
+        server_hostname: str | None = None,
     ) -> None:
         """Say where to connect to. May be called again; it counts from the next :meth:`connect` on.
 
@@ -132,9 +138,12 @@ class TCPClient(Endpoint[ClientDispatch]):
             on_receive: called as ``(data)`` with what was received, while :meth:`autorecv` is on.
             listen, handle_client: accepted, since the manual shows them; a client has no use for them.
             connect_timeout: seconds that connecting takes at most for each address of the server; None leaves it to
-                the operating system.
+                the operating system (and to the server, with TLS).
             protocol: makes the protocol of each connection; not given, data comes as a stream, in pieces as they
                 were read.
+            ssl_context: for TLS: ``ssl.create_default_context()``, which verifies the server's certificate; its
+                ``cafile`` names those to trust. The handshake is a part of connecting, and of its time.
+            server_hostname: the name that the certificate has to be for, if that is not ``target_ip``.
 
         Raises:
             TypeError, ValueError: an argument is of no use; the message says what to give.
@@ -145,12 +154,17 @@ class TCPClient(Endpoint[ClientDispatch]):
             raise TypeError(f"target_ip must be an address or a name, such as 'localhost', not {target_ip!r}")
         transport.check_port(target_port, zero=False)
         transport.check_count("recv_buffer", recv_buffer, "bytes", 1)
+        tls.check_context(ssl_context, server=False)
+        if server_hostname is not None and not (isinstance(server_hostname, str) and server_hostname):
+            raise TypeError(f"server_hostname must be a name, such as 'example.com', or None, not {server_hostname!r}")
         self._assign(on_connect=on_connect, on_disconnect=on_disconnect, on_receive=on_receive)
         with self._lock:
             self._target = (target_ip, target_port)
             self._recv_buffer = recv_buffer
             self._connect_timeout = connect_timeout
             self._protocol = protocol
+            self._ssl_context = ssl_context
+            self._server_hostname = server_hostname
 
     def connect(self) -> bool:
         """Connect, and run ``on_connect``. If :meth:`autorecv` is on, receiving begins.
@@ -168,7 +182,8 @@ class TCPClient(Endpoint[ClientDispatch]):
         try:
             self.open()
         except OSError as failure:
-            hint = "; is the server running, with this port?" if isinstance(failure, ConnectionRefusedError) else ""
+            refused = isinstance(failure, ConnectionRefusedError)
+            hint = "; is the server running, with this port?" if refused else tls.explain(failure)
             what = f"could not connect to {target[0]}:{target[1]}{hint}"
             self._dispatch.journal.record(failure, what, level=logging.WARNING)
             return False
@@ -179,7 +194,8 @@ class TCPClient(Endpoint[ClientDispatch]):
 
         Raises:
             SetupError: :meth:`setup` is missing.
-            OSError: connecting failed: ``ConnectionRefusedError``, ``TimeoutError``, :class:`~.errors.ResolveError` …
+            OSError: connecting failed: ``ConnectionRefusedError``, ``TimeoutError``, :class:`~.errors.ResolveError`,
+                with TLS ``ssl.SSLError`` and ``ssl.SSLCertVerificationError`` …
         """
         connection = self._connect(self._require_setup("open()"))
         if connection is not None:
@@ -472,18 +488,35 @@ class TCPClient(Endpoint[ClientDispatch]):
         self.event._connected.clear()
         self.event._disconnected.clear()
         try:
-            return self._adopt(dial.connect(), dial)
+            return self._adopt(self._secured(dial.connect(), dial), dial)
         finally:
             with self._lock:
                 self._dial = None
 
-    def _adopt(self, sock: Socket, dial: Dial) -> Connection:
+    def _secured(self, sock: Socket, dial: Dial) -> Stream:
+        context = self._ssl_context
+        if context is None:
+            return Stream(sock)
         try:
-            protocol = self._protocol()
+            stream = TLSStream(sock, context, server=False, name=self._server_hostname or dial.host or None)
         except BaseException:
             sock.close()
             raise
-        connection = Connection(Stream(sock), protocol, self._mailbox, self._recv_buffer)
+        try:
+            with dial.guarding(stream.socket):
+                stream.handshake(dial.deadline)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def _adopt(self, stream: Stream, dial: Dial) -> Connection:
+        try:
+            protocol = self._protocol()
+        except BaseException:
+            stream.close()
+            raise
+        connection = Connection(stream, protocol, self._mailbox, self._recv_buffer)
         connection.reading = False  # until _start_reader()
         connection.bind(
             opened=_nothing,

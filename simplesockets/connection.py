@@ -23,6 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from ssl import SSLError
 from typing import Protocol as Interface
 
 from .errors import ConnectionClosed, ProtocolError
@@ -336,7 +337,7 @@ class Connection:
     def _not_read(self, failure: OSError) -> Step:
         if isinstance(failure, (BlockingIOError, TimeoutError)) and failure.errno != errno.ETIMEDOUT:
             return _NOTHING  # of the socket's mode; ETIMEDOUT says that the other end is gone
-        self.note_ending("reset", failure)
+        self.note_ending("tls" if isinstance(failure, SSLError) else "reset", failure)
         return _DONE
 
     def _join(self, data: bytes) -> bytes:

@@ -135,5 +135,5 @@ class Endpoint(Generic[Some]):
             self._engine.later(LINGER, stream.cut)
 
     def _record_ending(self, ending: Ending | None, who: object) -> None:
-        if ending is not None and ending.kind in ("protocol error", "failed") and ending.exception is not None:
+        if ending is not None and ending.kind in ("protocol error", "failed", "tls") and ending.exception is not None:
             self._dispatch.journal.record(ending.exception, f"{who!r} was dropped", level=logging.WARNING)

@@ -433,7 +433,8 @@ class Ending:
     """Why a connection ended.
 
     ``kind`` is one of ``"peer closed"``, ``"reset"``, ``"closed here"``, ``"handler returned"``,
-    ``"protocol error"`` and ``"failed"``; ``exception`` is the error behind it, where there is one.
+    ``"protocol error"``, ``"tls"`` (the handshake failed, or what came cannot be decrypted) and ``"failed"``;
+    ``exception`` is the error behind it, where there is one.
     """
 
     kind: str

@@ -159,7 +159,7 @@ class ParkingLot:
         return parked.outcome
 
     def _enter(self, parked: _Parked) -> bool:
-        if not self._open and not self._set_up():
+        if not parked.connection.stream.parkable or (not self._open and not self._set_up()):
             return False
         if parked.fd < 0 or parked.fd in self._parked or parked.connection.stream.has_timeout():
             return False  # the program closed the descriptor, this one or another of that number, or set a timeout

@@ -6,16 +6,17 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from socket import AF_INET, SOCK_STREAM
 from socket import socket as Socket
+from ssl import SSLContext
 from types import TracebackType
 from typing import cast
 
 from typing_extensions import Self
 
-from . import transport
+from . import tls, transport
 from .connection import Connection
 from .dispatch import Callback, Dispatch, ServerDispatch, log
 from .endpoint import Endpoint, EndpointEvents
@@ -36,6 +37,7 @@ from .events import (
 from .mailbox import Bell, Mailbox, is_mine
 from .protocol import Protocol, ProtocolFactory, RawProtocol
 from .timing import Deadline
+from .tls import HANDSHAKE_TIMEOUT, TLSStream
 from .transport import Stream
 
 ANSWER_TIME = 1.0
@@ -236,6 +238,8 @@ class TCPServer(Endpoint[ServerDispatch]):
         self._unbound: Socket | None = None
         self._addresses: list[Address] = []
         self._protocol: ProtocolFactory = RawProtocol
+        self._ssl_context: SSLContext | None = None
+        self._handshake_timeout: float | None = HANDSHAKE_TIMEOUT
         self._recv_buffer = 2048
         self._run = False
         self._killed = False
@@ -257,6 +261,8 @@ class TCPServer(Endpoint[ServerDispatch]):
         on_receive: Callback | None = None,
         *,
         protocol: ProtocolFactory = RawProtocol,
+        ssl_context: SSLContext | None = None,
+        handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
     ) -> None:
         """Bind and listen. Clients can connect from now on; they are served after :meth:`start`.
 
@@ -274,6 +280,10 @@ class TCPServer(Endpoint[ServerDispatch]):
                 has the most arguments that the function takes.
             protocol: makes the protocol of each connection; not given, data comes as a stream, in pieces as they
                 were read.
+            ssl_context: for TLS: ``ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)`` with the server's
+                certificate (``load_cert_chain``). Each client's handshake happens in its own thread, before
+                ``on_connect``; one that fails is recorded, and nothing else happens.
+            handshake_timeout: seconds that it may take; None is without limit.
 
         Raises:
             SetupError: it was called already.
@@ -281,11 +291,13 @@ class TCPServer(Endpoint[ServerDispatch]):
             ResolveError: a name does not resolve. (A socket.gaierror.)
             TypeError, ValueError: an argument is of no use; the message says what to give.
 
-        Source: manual; ``ip`` of several addresses and ``protocol`` are new.
+        Source: manual; ``ip`` of several addresses and the keyword-only arguments are new.
         """
         transport.check_port(port, zero=True)
         transport.check_count("listen", listen, "connections", 0)
         transport.check_count("recv_buffer", recv_buffer, "bytes", 1)
+        tls.check_context(ssl_context, server=True)
+        tls.check_timeout("handshake_timeout", handshake_timeout)
         hosts = _hosts(ip)
         self._assign(on_connect=on_connect, on_disconnect=on_disconnect, on_receive=on_receive)
         self._dispatch.assign("handle_client", handle_client)
@@ -299,6 +311,8 @@ class TCPServer(Endpoint[ServerDispatch]):
             self._addresses = [listener.getsockname()[:2] for listener in listeners]
             self._recv_buffer = recv_buffer
             self._protocol = protocol
+            self._ssl_context = ssl_context
+            self._handshake_timeout = handshake_timeout
             self._run = self._killed = self._closed = False
             name = f"simplesockets-server-{self._addresses[0][1]}"
             self._engine = ThreadEngine(name, self._bell, shares=True)
@@ -641,32 +655,58 @@ class TCPServer(Endpoint[ServerDispatch]):
         engine = self._engine
         assert engine is not None  # setup() made it before any acceptor
         address = peer[:2]
+        context = self._ssl_context
         try:
             protocol = self._protocol()
+            stream = Stream(sock) if context is None else TLSStream(sock, context, server=True)
         except Exception as failure:
             self._dispatch.journal.record(failure, "exception in the protocol's factory")
             sock.close()
             return
-        connection = Connection(Stream(sock), protocol, self._mailbox, self._recv_buffer)
-        client = Server_Client(sock, address, recv_buffer=self._recv_buffer, connection=connection)
+        connection = Connection(stream, protocol, self._mailbox, self._recv_buffer)
+        client = Server_Client(stream.socket, address, recv_buffer=self._recv_buffer, connection=connection)
         dispatch = self._dispatch
-        connection.bind(
-            opened=partial(self._opened, client),
+        bind = partial(
+            connection.bind,
             deliver=dispatch.delivery(client, connection),
-            ended=partial(self._ended, client),
-            leaving=partial(self._leaving, client, connection.stream),
+            leaving=partial(self._leaving, client, stream),
         )
+        serve = partial(bind, opened=partial(self._opened, client), ended=partial(self._ended, client))
+        if isinstance(stream, TLSStream):
+            bind(opened=partial(self._shake_hands, client, stream, serve), ended=partial(self._leave, client))
+        else:
+            serve()
         engine.attach(connection, f"{address[0]}:{address[1]}", dispatch.handler(client))
         try:
             with self._lock:  # the thread waits for it in _opened()
                 engine.start(connection)
                 self._connected.add(client)
-                self.clients[address] = client
+                if context is None:
+                    self.clients[address] = client
         except RuntimeError as failure:  # no more threads
             dispatch.journal.record(failure, f"cannot serve {address[0]}:{address[1]}")
             connection.close()
         if self._closed:  # close() may have looked before this client was there
             connection.hang_up()
+
+    def _shake_hands(self, client: Server_Client, stream: TLSStream, serve: Callable[[], None]) -> None:
+        # The first hook of an encrypted connection. Nobody sees the client yet, but it has its place (max_connections).
+        connection = client._connection
+        try:
+            stream.handshake(Deadline(self._handshake_timeout, time.monotonic()))
+        except OSError as failure:
+            if connection.ending is None:  # else we are closing
+                connection.note_ending("tls", failure)
+                what = f"the TLS handshake with {client.address[0]}:{client.address[1]} failed{tls.explain(failure)}"
+                self._dispatch.journal.record(failure, what, level=logging.WARNING)
+            connection.hang_up()
+            return
+        if connection.closing:
+            return
+        serve()
+        with self._lock:
+            self.clients[client.address] = client
+        self._opened(client)
 
     def _opened(self, client: Server_Client) -> None:
         # The first hook of a connection.

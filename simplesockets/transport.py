@@ -1,4 +1,4 @@
-"""The only user of sockets: listening, connecting, and the stream of a connection.
+"""The user of sockets: listening, connecting, and the stream of a connection. (tls.py has the encrypted one.)
 
 Closing needs care, and every rule here comes from it:
 
@@ -23,7 +23,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .errors import BindError, ConnectionClosed, ResolveError
 from .timing import Deadline
@@ -36,8 +36,10 @@ default is 5) makes a burst of clients wait for a second each; the system's own 
 
 _PORT_TRIES = 20  # a port that is free on one address may be taken on another
 
-_SAFE_TO_SEND = 2048  # bytes for which a writable socket has room
-_NO_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+SAFE_TO_SEND = 2048
+"""Bytes for which a writable socket has room."""
+NO_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+"""The flag by which one call does not wait; 0 where the system has none."""
 _HAS_POLL = hasattr(select, "poll")
 
 
@@ -49,6 +51,12 @@ def wait_ready(sock: socket.socket, timeout: float | None, *, writable: bool = F
         return bool(poll.poll(None if timeout is None else timeout * 1000))
     ready = select.select([] if writable else [sock], [sock] if writable else [], [], timeout)
     return bool(ready[0] or ready[1])
+
+
+def send_at_once(sock: socket.socket) -> None:
+    """Have small pieces not wait for each other (Nagle's algorithm)."""
+    with contextlib.suppress(OSError):  # not a TCP socket, or the peer has gone already
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class Waker:
@@ -86,6 +94,9 @@ class Stream:
     One thread reads. Any thread may send, shut down or cut.
     """
 
+    parkable = True
+    """Whether its socket becomes readable whenever there is something to receive, so that a selector can watch it."""
+
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.receive_some = sock.recv
@@ -95,8 +106,7 @@ class Stream:
         self._send = sock.send
         self.write_lock = threading.RLock()
         """One sender at a time; held across I/O."""
-        with contextlib.suppress(OSError):  # not a TCP socket, or the peer has gone already
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        send_at_once(sock)
 
     @property
     def closed(self) -> bool:
@@ -105,7 +115,7 @@ class Stream:
 
     def receive_now(self, size: int) -> bytes:
         """As :attr:`receive_some`, but it never waits: BlockingIOError where nothing is there."""
-        return self.socket.recv(size, _NO_WAIT)
+        return self.socket.recv(size, NO_WAIT)
 
     def receive_waiting(self, size: int) -> bytes:
         """What is there already, at most ``size`` bytes; never waits. Empty where there is nothing, and at the end.
@@ -115,9 +125,9 @@ class Stream:
         """
         try:
             # A timeout that the program set would make it wait all the same.
-            if (not _NO_WAIT or self.has_timeout()) and not wait_ready(self.socket, 0):
+            if (not NO_WAIT or self.has_timeout()) and not wait_ready(self.socket, 0):
                 return b""
-            return self.socket.recv(size, _NO_WAIT)
+            return self.socket.recv(size, NO_WAIT)
         except (BlockingIOError, ValueError):  # ValueError: closed in this moment
             return b""
 
@@ -186,13 +196,13 @@ class Stream:
             BlockingIOError: the system takes nothing now.
             OSError: the connection broke.
         """
-        if not _NO_WAIT:  # there, sending may wait even for a writable socket, if it is much
+        if not NO_WAIT:  # there, sending may wait even for a writable socket, if it is much
             if not wait_ready(self.socket, 0, writable=True):
                 raise BlockingIOError(errno.EAGAIN, "the socket takes nothing now")
-            return self.socket.send(memoryview(parts[0])[:_SAFE_TO_SEND])
+            return self.socket.send(memoryview(parts[0])[:SAFE_TO_SEND])
         if len(parts) == 1:
-            return self._send(parts[0], _NO_WAIT)
-        return self.socket.sendmsg(parts, (), _NO_WAIT)
+            return self._send(parts[0], NO_WAIT)
+        return self.socket.sendmsg(parts, (), NO_WAIT)
 
     def _send_rest(self, view: memoryview, sent: int) -> None:
         while sent < len(view):
@@ -399,13 +409,15 @@ class Dial:
     """
 
     def __init__(self, host: str, port: int, timeout: float | None, sock: socket.socket | None = None) -> None:
-        self._host = host
+        self.host = host
         self._port = port
         self._timeout = timeout
         self._given = sock
         self._lock = threading.RLock()  # protects the next two; not held while connecting
         self._trying: socket.socket | None = None
         self._aborted = False
+        self.deadline = Deadline(timeout, 0.0)
+        """Until when the address that was tried last has time, for whatever comes after connecting, too."""
 
     def connect(self) -> socket.socket:
         """The connected socket.
@@ -417,7 +429,7 @@ class Dial:
         """
         failure: OSError | None = None
         try:
-            for family, address in resolve(self._host, self._port):
+            for family, address in resolve(self.host, self._port):
                 try:
                     return self._try(family, address)
                 except OSError as refused:
@@ -443,8 +455,31 @@ class Dial:
                 with contextlib.suppress(OSError):
                     self._trying.shutdown(socket.SHUT_RDWR)
 
+    @contextlib.contextmanager
+    def guarding(self, sock: socket.socket) -> Iterator[None]:
+        """Meanwhile the socket is connected but of no use yet: :meth:`abort` ends it, too.
+
+        Raises:
+            ConnectionClosed: it was aborted.
+        """
+        with self._lock:
+            self._trying = sock
+        try:
+            if not self._aborted:
+                yield
+        except OSError as failure:
+            if not self._aborted:
+                raise
+            raise ConnectionClosed("connecting was ended by close()") from failure
+        finally:
+            with self._lock:
+                self._trying = None
+        if self._aborted:
+            raise ConnectionClosed("connecting was ended by close()")
+
     def _try(self, family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
         sock = self._socket(family)
+        self.deadline = Deadline(self._timeout, time.monotonic())
         wanted = sock.gettimeout()  # the program may have set one on a socket of its own
         with self._lock:
             self._trying = sock

@@ -19,6 +19,7 @@ ORDER = [
     "timing",
     "protocol",
     "transport",
+    "tls",
     "mailbox",
     "outbox",
     "dispatch",
@@ -45,7 +46,7 @@ PURE = [
     "hisock/groups",
 ]
 IMPURE_MODULES = {"socket", "select", "selectors", "threading", "time", "random", "secrets", "ssl", "asyncio", "os"}
-SOCKET_USERS = ["errors", "transport", "engine", "client", "server"]
+SOCKET_USERS = ["errors", "transport", "tls", "engine", "client", "server"]
 LAYERS = ["hisock", "hpx"]
 """Protocols in packages of their own, built on the client and the server."""
 HPX_ORDER = [
