@@ -30,6 +30,7 @@ from .errors import (
 from .events import Ending, Event, Socket_Response
 from .framing import DelimiterFramer, LengthPrefixFramer
 from .protocol import FramedProtocol, Protocol, RawProtocol
+from .secure import SecureClient, SecureServer
 from .server import Server_Client, TCPServer
 
 __version__ = "1.0.0.dev0"
@@ -51,6 +52,8 @@ __all__ = [
     "ProtocolError",
     "RawProtocol",
     "ResolveError",
+    "SecureClient",
+    "SecureServer",
     "Server_Client",
     "SetupError",
     "SimpleSocketsError",

@@ -8,7 +8,7 @@ import time
 from functools import partial
 from socket import AF_INET, SOCK_STREAM
 from socket import socket as Socket
-from ssl import SSLContext
+from ssl import SSLContext, SSLError
 from types import TracebackType
 from typing import cast
 
@@ -400,7 +400,7 @@ class TCPClient(Endpoint[ClientDispatch]):
             data = connection.receive(timeout=timeout)
         except TimeoutError:
             raise
-        except ProtocolError as failure:  # recorded as the reason why the connection ends
+        except (ProtocolError, SSLError) as failure:  # recorded as the reason why the connection ends
             self._lost(connection, failure)
             data = b""
         except OSError as failure:
@@ -549,7 +549,8 @@ class TCPClient(Endpoint[ClientDispatch]):
             if isinstance(failure, ProtocolError):
                 connection.note_ending("protocol error", failure)
                 connection.hang_up("protocol error", LINGER_AT_CLOSE)
-            connection.note_ending("peer closed" if failure is None else "reset", failure)
+            kind = "peer closed" if failure is None else "tls" if isinstance(failure, SSLError) else "reset"
+            connection.note_ending(kind, failure)
             connection.finish()
 
     def _ended(self, connection: Connection) -> bool:

@@ -93,6 +93,9 @@ def server_context(
         SetupError: a file cannot be used.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    # No tickets for coming back quickly: a client that sends and closes, and never reads, would leave them unread, and
+    # its system would make a reset of its orderly end.
+    context.num_tickets = 0
     _load_chain(context, certfile, keyfile, password)
     if cafile is not None:
         _load_authorities(context, cafile)

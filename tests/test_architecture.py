@@ -29,6 +29,7 @@ ORDER = [
     "endpoint",
     "client",
     "server",
+    "secure",
 ]
 """A file imports only from those before it."""
 OLD_PATHS = ["simple_sockets", "simplesockets", "secure_sockets", "typehints"]

@@ -1788,7 +1788,9 @@ PATHS = {
     "simplesockets": "TCPServer TCPClient Server_Client Socket_Response SetupError Event",
     "simplesockets.simplesockets": "TCPServer TCPClient Server_Client Socket_Response SetupError Event",
     "simplesockets.simple_sockets": "TCPServer TCPClient Server_Client Socket_Response SetupError Event",
-    "simplesockets.secure_sockets": "TCPServer TCPClient Server_Client Socket_Response SetupError",
+    "simplesockets.secure_sockets": (
+        "SecureServer SecureClient TCPServer TCPClient Server_Client Socket_Response SetupError"
+    ),
     "simplesockets.typehints": "Server_Client Socket_Response SetupError Event",
 }
 

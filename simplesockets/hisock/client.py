@@ -25,7 +25,7 @@ from .casting import ClientInfo, read_info, to_content
 from .errors import ClientDisconnected, ClientNotFound, ServerException, ServerNotRunning
 from .groups import Identifier, address_in
 from .handlers import Form, Handlers, Message
-from .loop import ErrorHandler, HiSockLoop, LoopThread, Unclaimed, Waiter, check_address, refuse_tls
+from .loop import ErrorHandler, HiSockLoop, LoopThread, Unclaimed, Waiter, check_address, context_for
 from .protocol import ClientProtocol, dialect_of
 from .utils import Client, ClientException, MessageCacheMember, Sendable, iptup_to_str, make_header, validate_ipv4
 
@@ -83,7 +83,9 @@ class HiSockClient(HiSockLoop[bytes]):
         group: the group to be in; None for none.
         blocking: whether :meth:`update` waits until something happens.
         header_len: bytes of each message's header, the same on both sides.
-        tls: has to be None.
+        tls: for TLS: an ``ssl.SSLContext``, the path to a PEM file of those who sign the server's certificate, or a
+            dict of ``cafile certfile keyfile password`` (the last three are this client's own certificate); None: no
+            TLS. The certificate has to be for the host in ``addr``.
         cache_size: how many messages :meth:`get_cache` remembers; 0 is without limit, less is none.
         dialect: ``"2.x"``, or ``"0.x"`` to speak to servers of 0.x and 1.x.
         connect_timeout: seconds that connecting takes at most.
@@ -96,7 +98,8 @@ class HiSockClient(HiSockLoop[bytes]):
         ServerNotRunning: the server refuses the connection (a ConnectionError).
         socket.gaierror: the host is unknown.
         TimeoutError: connecting took too long.
-        OSError: connecting failed otherwise.
+        OSError: connecting failed otherwise, with TLS an ``ssl.SSLError`` or ``ssl.SSLCertVerificationError``.
+        SetupError: a file of ``tls`` cannot be used.
         TypeError, ValueError: an argument is of no use.
 
     Everything but the loop may be called from any thread. Source: 0.x; the last three arguments are new.
@@ -122,7 +125,7 @@ class HiSockClient(HiSockLoop[bytes]):
             header_len, blocking = blocking, True
         self.addr = check_address(addr, zero=False)
         check_count("header_len", header_len, "bytes", 1)
-        refuse_tls(tls)
+        context = context_for(tls, server=False)
         for what, given in (("name", name), ("group", group)):
             _check_text(what, given)
         self.name = name
@@ -147,6 +150,7 @@ class HiSockClient(HiSockLoop[bytes]):
             on_disconnect=self._disconnected,
             connect_timeout=connect_timeout,
             protocol=lambda: ClientProtocol(self.header_len, max_message),
+            ssl_context=context,
         )
         self._connection = self._connect()
 

@@ -24,11 +24,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from ipaddress import ip_address
+from os import PathLike
+from ssl import SSLContext
 from typing import Any, Generic, TypeVar, overload
 
 from ..errors import BusyError, LifecycleError, SetupError
 from ..mailbox import Mailbox
 from ..timing import Deadline
+from ..tls import check_context, client_context, server_context
 from ..transport import check_port
 from .casting import Cast, cast_for
 from .errors import ServerNotRunning
@@ -637,11 +640,30 @@ def check_address(addr: object, *, zero: bool) -> tuple[str, int]:
     return addr[0], addr[1]
 
 
-def refuse_tls(tls: object) -> None:
-    """TLS has to be off.
+_FILES = frozenset({"certfile", "keyfile", "password", "cafile"})
+
+
+def context_for(tls: object, *, server: bool) -> SSLContext | None:
+    """What ``tls=`` means; None: no TLS.
+
+    Args:
+        tls: an SSLContext, a dict of ``certfile keyfile password cafile``, the path to a PEM file (a server's
+            certificate and key, for a client those whom it trusts), or None.
+        server: for which side.
 
     Raises:
-        SetupError: it is not.
+        SetupError: a file cannot be used, or is missing.
+        TypeError, ValueError: it is nothing of that kind, or for the other side.
     """
-    if tls:
-        raise SetupError(f"tls={tls!r}: this version has no TLS yet; leave it out, or put a TLS proxy in front")
+    if tls is None or tls is False or isinstance(tls, SSLContext):
+        check_context(tls or None, server=server)
+        return tls or None
+    if isinstance(tls, (str, PathLike)):
+        tls = {"certfile" if server else "cafile": tls}
+    if not isinstance(tls, Mapping):
+        raise TypeError(f"tls is an ssl.SSLContext, a dict, the path to a PEM file, or None, not {tls!r}")
+    if not set(tls) <= _FILES:
+        raise ValueError(f"tls has {', '.join(sorted(_FILES))}, and not {', '.join(map(str, set(tls) - _FILES))}")
+    if server and tls.get("certfile") is None:
+        raise SetupError("a server's tls needs a certfile: a PEM file with its certificate (and its key, or keyfile)")
+    return server_context(**tls) if server else client_context(**tls)

@@ -30,7 +30,7 @@ from .casting import ClientAddress, ClientInfo, to_content
 from .errors import ClientDisconnected, GroupNotFound
 from .groups import Identifier, Member, Members
 from .handlers import Form, Handlers, Message
-from .loop import Call, ErrorHandler, HiSockLoop, LoopThread, Unclaimed, check_address, refuse_tls
+from .loop import Call, ErrorHandler, HiSockLoop, LoopThread, Unclaimed, check_address, context_for
 from .protocol import Dialect, ServerProtocol
 from .utils import (
     Client,
@@ -121,7 +121,8 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         blocking: whether :meth:`run` waits until something happens.
         max_connections: how many clients at once; others are refused. 0 is without limit.
         header_len: bytes of each message's header, the same on both sides.
-        tls: has to be None.
+        tls: for TLS: an ``ssl.SSLContext``, the path to a PEM file with certificate and key, or a dict of
+            ``certfile keyfile password cafile`` (with the last, clients have to have a certificate); None: no TLS.
         cache_size: how many messages :meth:`get_cache` remembers; 0 is without limit, less is none.
         keepalive: whether to ask silent clients whether they are still there.
         hello_timeout: seconds in which a client has to introduce itself.
@@ -135,6 +136,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
 
     Raises:
         OSError: the address cannot be used (:class:`~simplesockets.BindError`, or a ``socket.gaierror``).
+        SetupError: a file of ``tls`` cannot be used.
         TypeError, ValueError: an argument is of no use.
 
     Everything but the loop may be called from any thread. Source: 0.x; the keyword-only arguments after
@@ -168,7 +170,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         self.addr = check_address(addr, zero=True)
         check_count("max_connections", max_connections, "connections (0 for no limit)", 0)
         check_count("header_len", header_len, "bytes", 1)
-        refuse_tls(tls)
+        context = context_for(tls, server=True)
         self._tcp = TCPServer()
         super().__init__(Handlers(_RESERVED, _ORDINARY), self._tcp._mailbox, blocking, int(header_len), cache_size)
         self.max_connections = int(max_connections)
@@ -189,6 +191,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
             on_connect=self._connected,
             on_disconnect=self._disconnected,
             protocol=lambda: ServerProtocol(self.header_len, max_message),
+            ssl_context=context,
         )
         self.addr = self._tcp.address
         self._name = f"simplesockets-hisock-server-{self.addr[1]}"

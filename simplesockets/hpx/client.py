@@ -13,8 +13,9 @@ from types import TracebackType
 from typing_extensions import Self
 
 from ..client import TCPClient
-from ..errors import FrameTruncated, ProtocolError, SetupError
+from ..errors import FrameTruncated, ProtocolError
 from ..timing import Deadline
+from ..tls import check_context
 from . import exceptions
 from .codec import DELIMITER, LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
 from .protocol import AUTHENTICATED, Json, ServerCommand, parse_command, parse_json, to_json
@@ -59,14 +60,15 @@ class Client:
         host: the server's address or name.
         port: its port.
         session_id: of a session to use; then no handshake is needed.
-        ssl_context: for TLS, which is not available in this version: anything but None is a SetupError.
+        ssl_context: for TLS: ``ssl.create_default_context()``, which verifies the server's certificate, and that it
+            is for ``host``.
         timeout: seconds that connecting and each answer may take; 0 is for ever.
         max_packed: bytes of a received frame at most.
         max_unpacked: bytes of JSON in it at most.
         level: effort of compression, 0 to 9.
 
     Raises:
-        SetupError: an ``ssl_context`` was given.
+        TypeError, ValueError: the ``ssl_context`` is none for a client.
 
     Source: happypandax-client 1.0.0, up to ``timeout``.
     """
@@ -84,8 +86,7 @@ class Client:
         max_unpacked: int = MAX_UNPACKED,
         level: int = LEVEL,
     ) -> None:
-        if ssl_context is not None:
-            raise SetupError("TLS is not available in this version; leave ssl_context out")
+        check_context(ssl_context, server=False)
         self.name = name
         self.session = session_id
         """The session's id; empty before a handshake."""
@@ -93,6 +94,7 @@ class Client:
         """Server commands that the server sent on to all its clients, such as ``"serverquit"``, oldest first. They are
         noticed when an answer is waited for."""
         self._server = (host, int(port))
+        self._ssl_context = ssl_context
         self._timeout = timeout or None
         self._max_packed = max_packed
         self._max_unpacked = max_unpacked
@@ -203,6 +205,7 @@ class Client:
             recv_buffer=_RECV_BUFFER,
             connect_timeout=self._timeout,
             protocol=lambda: Framing(self._max_packed, self._level),
+            ssl_context=self._ssl_context,
         )
         if not self._tcp.connect():
             raise exceptions.ServerDisconnectError(self.name, self._why("no connection"))

@@ -20,6 +20,7 @@ from ..errors import FrameTooLarge, FrameTruncated, SetupError
 from ..events import ExceptionList
 from ..server import Server_Client, TCPServer
 from ..timing import Deadline
+from ..tls import check_context
 from ..transport import check_count, check_port
 from .codec import LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
 from .exceptions import InvalidMessage
@@ -70,7 +71,8 @@ class Server:
         users: passwords by user, or a function ``(user, password) -> bool``.
         session_lifespan: seconds that a session lives without a message; 0 is for ever.
         version: what the greeting says: lists of three numbers for ``core``, ``db`` and ``torrent``.
-        ssl_context: for TLS, which is not available in this version: anything but None is a SetupError.
+        ssl_context: for TLS: ``ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)`` with the server's certificate
+            (``load_cert_chain``).
         dev: whether a message stays without an answer if an unhandled exception was raised for it.
         ready: what :attr:`ready` is at first.
         max_sessions: sessions at a time; for one more, that which was idle longest goes.
@@ -82,7 +84,6 @@ class Server:
         clock: gives seconds; for tests.
 
     Raises:
-        SetupError: an ``ssl_context`` was given.
         TypeError, ValueError: an argument is of no use.
 
     Everything may be called from any thread.
@@ -109,8 +110,7 @@ class Server:
         level: int = LEVEL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if ssl_context is not None:
-            raise SetupError("TLS is not available in this version; leave ssl_context out")
+        check_context(ssl_context, server=True)
         check_port(port, zero=True)
         check_count("max_packed", max_packed, "bytes", 1)
         check_count("max_unpacked", max_unpacked, "bytes", 1)
@@ -135,6 +135,7 @@ class Server:
             new_id=lambda: secrets.token_urlsafe(32),
         )
         self._place = (host, port)
+        self._ssl_context = ssl_context
         self._max_connections = max_connections
         self._max_packed = max_packed
         self._max_unpacked = max_unpacked
@@ -200,7 +201,14 @@ class Server:
             self._stopping = threading.Event()
         host, port = self._place
         try:
-            tcp.setup(host, port, recv_buffer=_RECV_BUFFER, handle_client=self._serve, protocol=self._framing)
+            tcp.setup(
+                host,
+                port,
+                recv_buffer=_RECV_BUFFER,
+                handle_client=self._serve,
+                protocol=self._framing,
+                ssl_context=self._ssl_context,
+            )
             tcp.start()
         except BaseException:
             with self._lock:

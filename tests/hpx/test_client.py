@@ -7,7 +7,6 @@ import gzip
 import json
 import pickle
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 
 from simplesockets import hpx
-from simplesockets.errors import SetupError
 from simplesockets.hpx import Client, exceptions
 
 from ..support.running import raw_listener, reset
@@ -427,11 +425,6 @@ def test_a_hundred_clients_make_a_hundred_batches_of_calls_each() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- errors
-
-
-def test_tls_is_not_there_yet() -> None:
-    with pytest.raises(SetupError, match="TLS"):
-        Client("tester", ssl_context=ssl.create_default_context())
 
 
 ERRORS: list[tuple[type[hpx.HPXError], int, tuple[type, ...]]] = [

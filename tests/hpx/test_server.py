@@ -8,7 +8,6 @@ import json
 import logging
 import select
 import socket
-import ssl
 import threading
 import time
 import tracemalloc
@@ -623,11 +622,6 @@ def test_the_limit_of_connections() -> None:
             first.socket.close()
             waiting.settimeout(PATIENCE)
             assert waiting.recv(1)
-
-
-def test_tls_is_not_there_yet() -> None:
-    with pytest.raises(SetupError, match="TLS"):
-        Server(ssl_context=ssl.create_default_context())
 
 
 @pytest.mark.parametrize(
