@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -109,14 +110,16 @@ class RawClient:
 
     def at_end(self) -> bool:
         """Whether the server has ended this connection. Waits for it; what it sent before is dropped."""
+        deadline = time.monotonic() + PATIENCE
         try:
-            while self.socket.recv(1 << 20):
-                pass
+            while time.monotonic() < deadline:
+                if not self.socket.recv(1 << 20):
+                    return True
         except ConnectionError:
-            pass
+            return True
         except TimeoutError:
-            return False
-        return True
+            pass
+        return False
 
     def reset(self) -> None:
         """End the connection with a reset."""

@@ -694,6 +694,22 @@ def test_recv_in_a_threaded_handler_as_in_the_tutorial() -> None:
         assert got.wait(1) == ["höre"]
 
 
+def test_recv_and_lookups_in_plain_handlers() -> None:
+    got = Notes()
+    with server() as serving, client(serving, "ann") as ours:
+        serving.on("echo")(lambda info, message: serving.send_client(info, "echoed", message))
+
+        @ours.on("start")
+        def on_start() -> None:
+            ours.send("echo", "x")
+            got(ours.recv("echoed", str))
+            got(ours.get_client("ann").name)
+
+        wait_names(serving, "ann")
+        serving.send_client("ann", "start")
+        assert got.wait(2) == ["x", "ann"]
+
+
 def test_recv_misses_no_answer_that_came_before() -> None:
     with raw_pair() as (ours, raw):
         raw.send(b"$CMD$early$MSG$1", b"$CMD$earlier$MSG$2")
