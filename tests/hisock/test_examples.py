@@ -112,7 +112,7 @@ def test_tic_tac_toe(port: int, moves: list[int], result: str) -> None:
         server.wait_for(f"tic-tac-toe on 127.0.0.1:{port}")
         with terminal("tic_tac_toe_client.py", port, "Ann") as ann:
             with terminal("tic_tac_toe_client.py", port, "Bob") as bob:
-                wait_until(lambda: any(line.startswith("You are") for line in ann.lines + bob.lines))
+                wait_until(lambda: "You are X." in ann.lines + bob.lines)
                 first, second = (ann, bob) if "You are X." in ann.lines else (bob, ann)
                 for number, move in enumerate(moves):
                     player = (first, second)[number % 2]
