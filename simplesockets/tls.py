@@ -27,6 +27,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from os import PathLike
 
@@ -158,14 +159,30 @@ def explain(failure: BaseException) -> str:
 
 class SealedSocket(socket.socket):
     """The socket under an encrypted connection. Options can be set on it, and it tells of the certificate as an
-    ``ssl.SSLSocket`` does; what would read or write beside the encryption is refused with a TypeError."""
+    ``ssl.SSLSocket`` does; what would read or write beside the encryption is refused with a TypeError.
 
-    def __init__(self, sock: socket.socket, tls: ssl.SSLObject, lock: threading.RLock) -> None:
+    Args:
+        sock: whose descriptor to take over.
+        stream: the encrypted connection.
+        tls: its object.
+        lock: protects that.
+    """
+
+    def __init__(self, sock: socket.socket, stream: TLSStream, tls: ssl.SSLObject, lock: threading.RLock) -> None:
         timeout = sock.gettimeout()
         super().__init__(sock.family, sock.type, sock.proto, sock.detach())
         self.settimeout(timeout)
+        self._stream = weakref.ref(stream)  # not to keep each other
         self._tls = tls
-        self._lock = lock  # protects it, as the stream's
+        self._lock = lock
+
+    def shutdown(self, how: int) -> None:
+        """As a socket's, but the other end is told before that nothing more will be sent."""
+        stream = self._stream()
+        if stream is not None and how != socket.SHUT_RD:
+            stream.end_sending()
+        if how != socket.SHUT_WR:
+            super().shutdown(how)
 
     def getpeercert(self, binary_form: bool = False) -> object:
         """The other end's certificate, as ``ssl.SSLSocket.getpeercert()`` gives it."""
@@ -237,10 +254,11 @@ class TLSStream(Stream):
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server, server_hostname=name)
         self._lock = threading.RLock()  # protects these three; never held across I/O
-        sealed = SealedSocket(sock, self._tls, self._lock)
+        sealed = SealedSocket(sock, self, self._tls, self._lock)
         self.socket = sealed
         self._recv = super(SealedSocket, sealed).recv
         self._send = super(SealedSocket, sealed).send
+        self._shut = super(SealedSocket, sealed).shutdown
         send_at_once(sealed)
         self.write_lock = threading.RLock()
         self._unsent = memoryview(b"")  # encrypted; protected by the write lock, as the next two
@@ -522,7 +540,7 @@ class TLSStream(Stream):
                     self._left = True
                     return
                 if self._leaving:
-                    self.socket.shutdown(socket.SHUT_WR)
+                    self._shut(socket.SHUT_WR)
             except (OSError, ValueError):  # it broke: the reader will notice
                 return
             finally:
@@ -534,7 +552,7 @@ class TLSStream(Stream):
         """Say goodbye after all that was sent, and end our side. Reading goes on. Never waits: if the system takes
         nothing now, or another thread is just sending, it is done when that is over, or by :meth:`drain`."""
         if self._shaking:
-            super().cut()
+            self._cut()
             return
         self._leaving = self._left = True
         self._flush()
@@ -549,7 +567,11 @@ class TLSStream(Stream):
         """End both directions at once and wake every thread that is blocked in the socket."""
         if not self._shaking:
             self.end_sending()
-        super().cut()
+        self._cut()
+
+    def _cut(self) -> None:
+        with contextlib.suppress(OSError):
+            self._shut(socket.SHUT_RDWR)
 
     def drain(self, deadline: Deadline) -> None:
         """Read and discard until the other end closes too, or the time is over; and send what is left."""

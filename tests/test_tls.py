@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pathlib
 import queue
+import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,6 +48,7 @@ from .support.running import (
 from .support.waiting import PATIENCE, Gate, wait_until
 
 MIB = 1024 * 1024
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[1])}
 
 
 def echo(client: Any, address: Any, data: bytes) -> None:
@@ -351,6 +357,17 @@ def test_what_was_sent_arrives_before_the_end_and_the_end_is_a_clean_one() -> No
         assert sent.is_set()
 
 
+@pytest.mark.parametrize("how", [socket.SHUT_WR, socket.SHUT_RDWR])
+def test_shutdown_as_on_a_socket_says_goodbye(how: int) -> None:
+    def leave(client: Any) -> None:
+        client.send(b"last words")
+        client.shutdown(how)
+        client.recv()
+
+    with tls_server(handle_client=leave) as server, stdlib_client(server) as sock:
+        assert read_exactly(sock, 100) == b"last words"
+
+
 def test_a_sender_that_is_stuck_does_not_hold_up_disconnect_and_finishes() -> None:
     data = bytes(range(256)) * 4 * 8192
     with tls_server() as server, stdlib_client(server) as sock:
@@ -556,6 +573,24 @@ def test_a_client_that_is_closed_in_the_handshake_stops_connecting(peer: Peer, c
     client.close()
     thread.join(PATIENCE)
     assert results == [False]
+
+
+def test_ctrl_c_ends_a_handshake(peer: Peer, client: TCPClient) -> None:
+    client.setup(HOST, peer.port, ssl_context=client_side(), connect_timeout=None)
+
+    def interrupt() -> None:
+        assert peer.accept().recv(1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread, _ = in_thread(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        client.connect()
+    thread.join(PATIENCE)
+    assert not client.event.is_connected
+    thread, results = in_thread(client.connect)  # nothing is left of it
+    accept_tls(peer)
+    thread.join(PATIENCE)
+    assert results == [True]
 
 
 def test_a_server_can_be_closed_while_a_handshake_stalls() -> None:
@@ -833,6 +868,38 @@ def test_reads_that_do_not_wait() -> None:
             server.send_all(b"more")
 
 
+@pytest.mark.parametrize("turn", range(20))
+def test_readers_answers_and_senders_go_together(turn: int) -> None:
+    # Both ends change keys and say goodbye while four threads of each send; the standard library cannot ask for new
+    # keys, so what the reader would answer is stood in for by "something is left".
+    message = bytes([turn]) * 5000
+    with stream_pair() as (server, client):
+        received = {server: bytearray(), client: bytearray()}
+
+        def read(stream: TLSStream) -> None:
+            while data := stream.receive_some(3000):
+                received[stream] += data
+                stream._left = True
+                stream._flush()
+
+        def send(stream: TLSStream) -> None:
+            for _ in range(25):
+                stream.send_all(message)
+
+        readers = [threading.Thread(target=read, args=(stream,)) for stream in (server, client)]
+        senders = [threading.Thread(target=send, args=(stream,)) for stream in (server, client) for _ in range(4)]
+        for thread in [*readers, *senders]:
+            thread.start()
+        for thread in senders:
+            thread.join(PATIENCE)
+        server.end_sending()
+        client.end_sending()
+        for thread in readers:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+        assert received == {server: message * 100, client: message * 100}
+
+
 def test_the_socket_alone_neither_reads_nor_writes() -> None:
     with stream_pair() as (server, _):
         for name in ("send", "sendall", "recv", "recv_into", "makefile", "sendmsg", "detach"):
@@ -931,3 +998,12 @@ def test_a_secure_server_never_does_without_a_certificate(arguments: dict[str, A
 def test_a_secure_client_says_which_file_is_of_no_use(arguments: dict[str, Any], text: str) -> None:
     with contextlib.closing(SecureClient()) as client, pytest.raises(SetupError, match=text):
         client.setup(HOST, 1, **arguments)
+
+
+def test_the_guides_program_runs(tmp_path: pathlib.Path) -> None:
+    guide = pathlib.Path(__file__).resolve().parents[1] / "docs" / "guide.md"
+    (code,) = re.findall(r"```py\n(.*?)```", guide.read_text(), re.S)
+    shutil.copy(SERVER, tmp_path)
+    shutil.copy(CA, tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, timeout=PATIENCE, check=False)
+    assert done.returncode == 0
