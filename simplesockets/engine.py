@@ -45,11 +45,14 @@ class Timers:
         self._condition = threading.Condition()  # protects what follows; not held while a task runs
         self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = itertools.count()  # tasks of the same time stay in order
+        self._longest: float | None = None  # seconds that anything may still wait, since closing began
         self._thread: threading.Thread | None = None
 
     def later(self, seconds: float, task: Callable[[], object]) -> None:
         """Run a task after so many seconds, or at :meth:`close`."""
         with self._condition:
+            if self._longest is not None:
+                seconds = min(seconds, self._longest)
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), task))
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name=f"{self._name}-timers", daemon=True)
@@ -74,9 +77,19 @@ class Timers:
                 task = heapq.heappop(self._due)[2]
             task()
 
+    def wind_up(self, seconds: float) -> None:
+        """Let nothing wait for longer than so many seconds from now on, so that the thread ends then."""
+        with self._condition:
+            self._longest = seconds
+            latest = time.monotonic() + seconds
+            self._due = [(min(at, latest), number, task) for at, number, task in self._due]
+            heapq.heapify(self._due)
+            self._condition.notify()
+
     def close(self, timeout: float | None) -> None:
         """Run all tasks now and end the thread."""
         with self._condition:
+            self._longest = 0.0
             tasks, self._due = self._due, []
             thread = self._thread
             self._condition.notify()
@@ -226,6 +239,7 @@ class ThreadEngine:
 
         if is_nested():
             self._timers.later(LINGER_AT_CLOSE, cut)
+            self._timers.wind_up(LINGER_AT_CLOSE)
             return []
         left = deadline.left(time.monotonic())
         grace = LINGER_AT_CLOSE if left is None else min(LINGER_AT_CLOSE, left / 2)

@@ -22,6 +22,8 @@ from .transport import Stream, Waker
 
 _AT_ONCE = 64
 """Frames that one system call gets at most."""
+_LOOK = 0.1
+"""Seconds between two looks of a courier that cannot be woken, since the system has no more descriptors to give."""
 
 
 class Outbox:
@@ -30,7 +32,7 @@ class Outbox:
     Args:
         stream: where to send.
         courier: who sends on what has to wait.
-        limit: bytes that may wait.
+        limit: bytes that may wait behind the frame that is being sent, which may be of any size.
         overflow: called once, under no lock, when more than that would have to wait; what waits is discarded then.
     """
 
@@ -70,12 +72,12 @@ class Outbox:
             else:
                 self._waiting.append(rest)
             self._size += len(rest)
-            full = self._size > self.limit
+            full = self._size - len(self._waiting[0]) > self.limit
             if full:
                 self._discard()
         if full:
             self._overflow()
-        elif first:
+        elif first or self._courier.starved:
             self._courier.watch(self)
         return not full
 
@@ -159,44 +161,60 @@ class Courier:
         self._new: list[Outbox] = []
         self._waker: Waker | None = None
         self._thread: threading.Thread | None = None
+        self.starved = False
+        """Whether there is no thread, since the system had none to give."""
 
     def watch(self, outbox: Outbox) -> None:
         """Send on what waits in this outbox."""
         with self._lock:
             self._new.append(outbox)
             if self._thread is None:
-                self._waker = Waker()
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._waker,), name=f"{self._name}-courier", daemon=True
-                )
-                self._thread.start()
+                self._start()
             elif self._waker is not None:
                 self._waker.wake()
 
+    def _start(self) -> None:
+        waker = None
+        with contextlib.suppress(OSError):  # no descriptors left: it works without
+            waker = Waker()
+        thread = threading.Thread(target=self._run, args=(waker,), name=f"{self._name}-courier", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads: whoever posts next tries again
+            self.starved = True
+            if waker is not None:
+                waker.close()
+            return
+        self._thread, self._waker, self.starved = thread, waker, False
+
     def join(self, timeout: float | None) -> None:
         """Wait for the thread, which ends when nothing waits any more."""
-        thread = self._thread
+        with self._lock:
+            thread, waker = self._thread, self._waker
         if thread is not None and thread is not threading.current_thread():
-            if self._waker is not None:
-                self._waker.wake()
+            if waker is not None:
+                waker.wake()
             thread.join(timeout)
 
-    def _run(self, waker: Waker) -> None:
+    def _run(self, waker: Waker | None) -> None:
         mark_own_thread()
-        with contextlib.closing(waker), selectors.DefaultSelector() as selector:
-            selector.register(waker.reader, selectors.EVENT_READ)
-            while self._goes_on(selector):
-                for key, _ in selector.select():
-                    if key.data is None:
+        with contextlib.closing(waker) if waker else contextlib.nullcontext(), _selector() as selector:
+            if waker is not None:
+                selector.register(waker.reader, selectors.EVENT_READ)
+            while self._goes_on(selector, 0 if waker is None else 1):
+                for key, _ in selector.select(_LOOK if waker is None else None):
+                    if key.data is not None:
+                        if key.data.send_on():
+                            selector.unregister(key.fileobj)
+                    elif waker is not None:
                         waker.clear()
-                    elif key.data.send_on():
-                        selector.unregister(key.fileobj)
                 self._drop_closed(selector)
 
-    def _goes_on(self, selector: selectors.BaseSelector) -> bool:
+    def _goes_on(self, selector: selectors.BaseSelector, own: int) -> bool:
+        # ``own``: how many of the selector's sockets are no outbox's.
         with self._lock:
             new, self._new = self._new, []
-            if not new and len(selector.get_map()) == 1:
+            if not new and len(selector.get_map()) == own:
                 self._thread = self._waker = None
                 return False
         for outbox in new:
@@ -216,3 +234,10 @@ class Courier:
         for key in list(selector.get_map().values()):
             if key.data is not None and key.data.stream.closed:
                 selector.unregister(key.fileobj)
+
+
+def _selector() -> selectors.BaseSelector:
+    try:
+        return selectors.DefaultSelector()
+    except OSError:  # no descriptors left; these need none
+        return getattr(selectors, "PollSelector", selectors.SelectSelector)()

@@ -79,6 +79,7 @@ def test_what_the_peer_does_not_take_goes_out_later_in_order(room: int) -> None:
 
 def test_more_than_the_limit_is_refused_once_and_for_all() -> None:
     outbox, stream, _, overflow = scripted(0, limit=10)
+    assert outbox.post(b"x" * 100), "what is being sent may be of any size"
     assert outbox.post(b"x" * 10)
     assert overflow.times == 0
     assert not outbox.post(b"y")

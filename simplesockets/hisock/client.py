@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ from typing_extensions import Self
 
 from ..client import CONNECT_TIMEOUT, TCPClient
 from ..connection import Connection
+from ..engine import is_nested
 from ..errors import ProtocolError
 from ..events import ReceivedBytes
 from ..framing import MAX_FRAME
@@ -307,10 +309,16 @@ class HiSockClient(HiSockLoop[bytes]):
         """
         address = address_in(client)
         who = str(client) if address is None else f"{address[0]}:{address[1]}"
+        question = self._dialect.word(protocol.LOOK_UP, who.encode())
         waiter = _LookUp(None, raw=True)
         with self._look_up_lock:
             self._lookups.append(waiter)
-            self._connection.send(self._dialect.word(protocol.LOOK_UP, who.encode()))
+            try:
+                self._connection.send(question)
+            except (OSError, ValueError):  # it was not asked, so nobody will answer
+                with self._lock, contextlib.suppress(ValueError):
+                    self._lookups.remove(waiter)
+                raise
         answer = self._dialect.look_up_answer(self._await(waiter, timeout) or b"") or {}
         if answer.get("traceback") == protocol.UNKNOWN_CLIENT:
             raise ClientNotFound(f"no client {who!r} is connected to the server (any more)")
@@ -461,9 +469,10 @@ class ThreadedHiSockClient(HiSockClient):
         self.start(callback, error_handler)
 
     def close(self, emit_leave: bool = True, timeout: float = 5.0) -> None:
-        """As :meth:`HiSockClient.close`; the loop's thread has ended then, unless this is called in it."""
+        """As :meth:`HiSockClient.close`; the loop's thread has ended then, unless this is called in a handler."""
         super().close(emit_leave, timeout)
-        self.join(timeout)
+        if not is_nested():  # else that thread may be waiting for this one
+            self.join(timeout)
 
     def stop_client(self) -> None:
         """The same as :meth:`close`. Source: 0.x."""

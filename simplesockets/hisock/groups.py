@@ -25,12 +25,20 @@ class Member:
     def __init__(self, address: tuple[str, int], hello: Hello) -> None:
         self.dialect: Dialect = hello.dialect
         self.hello = hello
+        self.address = address
+        self.name = hello.name
+        self.group = hello.group
         self.info = ClientInfo(address, hello.name, hello.group)
+        """What programs get. It is theirs: what they change in it changes nothing here."""
         self.number = 0
         """Rises in the order of connecting."""
 
     def __repr__(self) -> str:
-        return f"<member {self.info.ip}, {self.dialect.version}>"
+        return f"<member {self.address}, {self.dialect.version}>"
+
+    def described(self) -> dict[str, object]:
+        """What others are told."""
+        return {"ip": self.address, "name": self.name, "group": self.group}
 
 
 Some = TypeVar("Some", bound=Member)
@@ -49,36 +57,36 @@ class Members(Generic[Some]):
         return len(self._by_address)
 
     def __contains__(self, member: Some) -> bool:
-        return self._by_address.get(member.info.ip) is member
+        return self._by_address.get(member.address) is member
 
     def add(self, member: Some) -> None:
         """Take in who connected."""
         member.number = next(self._numbers)
-        self._by_address[member.info.ip] = member
+        self._by_address[member.address] = member
         self._index(member)
 
     def remove(self, member: Some) -> bool:
         """Forget who left. Returns whether it was here."""
         if member not in self:
             return False
-        del self._by_address[member.info.ip]
+        del self._by_address[member.address]
         self._unindex(member)
         return True
 
     def change(self, member: Some, *, name: str | None, group: str | None) -> None:
         """Give a member another name and group. Its old ClientInfo stays as it was."""
         self._unindex(member)
-        renewed = ClientInfo(member.info.ip, name, group)
+        renewed = ClientInfo(member.address, name, group)
         renewed._socket = member.info._socket
-        member.info = renewed
+        member.name, member.group, member.info = name, group, renewed
         self._index(member)
 
     def _index(self, member: Some) -> None:
-        self._by_name.setdefault(member.info.name, set()).add(member)
-        self._by_group.setdefault(member.info.group, set()).add(member)
+        self._by_name.setdefault(member.name, set()).add(member)
+        self._by_group.setdefault(member.group, set()).add(member)
 
     def _unindex(self, member: Some) -> None:
-        for index, key in ((self._by_name, member.info.name), (self._by_group, member.info.group)):
+        for index, key in ((self._by_name, member.name), (self._by_group, member.group)):
             index[key].discard(member)
             if not index[key]:
                 del index[key]

@@ -5,7 +5,9 @@ How many arguments a function takes, and what its annotations say, is looked at 
 
 from __future__ import annotations
 
+import functools
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -83,7 +85,8 @@ class Handlers:
         self._forms = ordinary
         self._special: dict[str, Handler] = {}
         self._ordinary: dict[str, Handler] = {}
-        self._with_spaces: list[str] = []  # commands of more than one word, the longest first
+        self._with_spaces: list[tuple[bytes, str]] = []  # commands of more than one word, the longest first
+        self._lock = threading.RLock()  # protects these three while they change
 
     def on(self, command: str, threaded: bool, override: bool) -> Callable[[Function], Function]:
         """The decorator that registers a function; see the servers' and clients' ``on()``."""
@@ -93,14 +96,16 @@ class Handlers:
             reserved = command in self._reserved and not override
             forms = self._reserved[command] if reserved else self._forms
             handler = _handler(command, function, threaded, forms)
-            if override:
-                self._reserved.pop(command, None)
-                self._special.pop(command, None)
-            if reserved:
-                self._special[command] = handler
-            else:
-                self._ordinary[command] = handler
-                self._with_spaces = sorted((name for name in self._ordinary if " " in name), key=len, reverse=True)
+            with self._lock:
+                if override:
+                    self._reserved.pop(command, None)
+                    self._special.pop(command, None)
+                if reserved:
+                    self._special[command] = handler
+                else:
+                    self._ordinary[command] = handler
+                    several = [(name.encode(errors="replace"), name) for name in self._ordinary if " " in name]
+                    self._with_spaces = sorted(several, reverse=True, key=lambda pair: len(pair[0]))
             return function
 
         return register
@@ -113,9 +118,12 @@ class Handlers:
         """The handler of a command that the other end sent."""
         return self._ordinary.get(command)
 
-    def longest(self, body: str) -> str | None:
+    def longest(self, body: bytes) -> str | None:
         """The longest command of several words that a body of 0.x begins with."""
-        return next((name for name in self._with_spaces if body == name or body.startswith(f"{name} ")), None)
+        for encoded, name in self._with_spaces:
+            if body.startswith(encoded) and body[len(encoded) : len(encoded) + 1] in (b"", b" "):
+                return name
+        return None
 
     def functions(self) -> dict[str, Callable[..., object]]:
         """All functions by their command."""
@@ -163,11 +171,21 @@ def _resolved(annotation: object, function: Callable[..., object]) -> object:
         return None
     if not isinstance(annotation, str):
         return annotation
-    scope = getattr(inspect.unwrap(getattr(function, "__func__", function)), "__globals__", {})
     try:
-        return eval(annotation, {**_KNOWN, **scope})
+        return eval(annotation, {**_KNOWN, **_scope(function)})
     except Exception:  # a name that only type checkers see, say
         return _KNOWN.get(annotation.rpartition(".")[2], annotation)
+
+
+def _scope(function: Callable[..., object]) -> dict[str, object]:
+    # The names that the function's module knows, also of a partial one and of an object that can be called.
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    if not hasattr(function, "__globals__"):
+        function = inspect.unwrap(type(function).__call__)
+    scope: dict[str, object] = getattr(function, "__globals__", {})
+    return scope
 
 
 def _cast(command: str, name: str, annotation: object) -> Cast | None:

@@ -21,15 +21,16 @@ import logging
 import operator
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping
 from ipaddress import ip_address
 from os import PathLike
 from ssl import SSLContext
 from typing import Any, Generic, TypeVar, overload
 
+from ..engine import is_nested
 from ..errors import BusyError, LifecycleError, SetupError
-from ..mailbox import Mailbox
+from ..mailbox import ITEM_COST, TOTAL_MARK, Mailbox
 from ..timing import Deadline
 from ..tls import check_context, client_context, server_context
 from ..transport import check_port
@@ -132,44 +133,49 @@ class KeptMessages:
     """What nobody claimed, with a limit for each source."""
 
     def __init__(self) -> None:
-        self._messages: deque[Unclaimed] = deque()
-        self._held: dict[Hashable, list[int]] = {}  # how many, and how many bytes
+        self._messages: OrderedDict[int, Unclaimed] = OrderedDict()  # by their id(), the oldest first
+        self._by_source: dict[Hashable, OrderedDict[int, Unclaimed]] = {}  # so that no limit costs a search
+        self._bytes: dict[Hashable, int] = {}
 
     def add(self, message: Unclaimed) -> None:
         """Keep a message, if need be in the place of older ones of its source."""
-        held = self._held.setdefault(message.source, [0, 0])
-        self._messages.append(message)
-        held[0] += 1
-        held[1] += len(message.body)
-        while held[0] > KEPT_MESSAGES or held[1] > KEPT_BYTES:
-            self._remove(next(old for old in self._messages if old.source is message.source))
+        source = message.source
+        held = self._store(message)
+        while len(held) > KEPT_MESSAGES or self._bytes[source] > KEPT_BYTES:
+            self._remove(next(iter(held.values())))
+            if not held:
+                return
 
     def take(self, waiter: Waiter) -> Unclaimed | None:
         """Take out the oldest that the waiter wants."""
-        found = next((message for message in self._messages if waiter.wants(message)), None)
+        found = next((message for message in self._messages.values() if waiter.wants(message)), None)
         if found is not None:
             self._remove(found)
         return found
 
     def put_back(self, message: Unclaimed) -> None:
         """Keep one that was taken, as the oldest."""
-        self._messages.appendleft(message)
-        held = self._held.setdefault(message.source, [0, 0])
-        held[0] += 1
-        held[1] += len(message.body)
+        held = self._store(message)
+        self._messages.move_to_end(id(message), last=False)
+        held.move_to_end(id(message), last=False)
 
     def forget(self, source: Hashable) -> None:
         """The source is gone, and its messages with it."""
-        if self._held.pop(source, None) is not None:
-            self._messages = deque(message for message in self._messages if message.source is not source)
+        for message in list(self._by_source.get(source, {}).values()):
+            self._remove(message)
+
+    def _store(self, message: Unclaimed) -> OrderedDict[int, Unclaimed]:
+        held = self._by_source.setdefault(message.source, OrderedDict())
+        self._messages[id(message)] = held[id(message)] = message
+        self._bytes[message.source] = self._bytes.get(message.source, 0) + len(message.body)
+        return held
 
     def _remove(self, message: Unclaimed) -> None:
-        self._messages.remove(message)
-        held = self._held[message.source]
-        held[0] -= 1
-        held[1] -= len(message.body)
-        if not held[0]:
-            del self._held[message.source]
+        held = self._by_source[message.source]
+        del self._messages[id(message)], held[id(message)]
+        self._bytes[message.source] -= len(message.body)
+        if not held:
+            del self._by_source[message.source], self._bytes[message.source]
 
 
 def _number(ip: str) -> int:
@@ -213,6 +219,7 @@ class HiSockLoop(Generic[Item]):
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._inbound: deque[Item] = deque()
         self._calls: deque[Call] = deque()
+        self._due = 0  # bytes of messages in the calls
         self._waiters: list[Waiter] = []
         self._kept = KeptMessages()
         self._loop_thread: int | None = None  # the number of the thread in a pass of the loop, or in start()
@@ -258,20 +265,23 @@ class HiSockLoop(Generic[Item]):
             error_handler: gets what handlers and the callback raise. Without it such errors are logged. The loop goes
                 on in either case.
 
+        Raises:
+            BusyError: another thread runs the loop, which goes on.
+
         Source: 2.x.
         """
         for function in (callback, error_handler):
             if function is not None and not callable(function):
                 raise TypeError(f"start() takes functions, not {function!r}")
-        self._error_handler = error_handler
-        try:
-            with self._looping():
+        with self._looping():  # a mistaken second start() ends nothing
+            self._error_handler = error_handler
+            try:
                 while not self.closed:
                     self._guarded_pass()
                     if callback is not None:
                         self._guarded(callback)
-        finally:
-            self.close()
+            finally:
+                self.close()
 
     def _guarded_pass(self) -> None:
         try:
@@ -355,7 +365,7 @@ class HiSockLoop(Generic[Item]):
         handler = self._handlers.ordinary(command) if command is not None else None
         claimed = True
         if handler is not None:
-            self._calls.append(lambda: self._run(handler, message))
+            self._call_soon(handler, message)
         else:
             claimed = self._offer(Unclaimed(source, command, message.content, message.body, not modern))
         if self.cache_size >= 0:
@@ -363,7 +373,7 @@ class HiSockLoop(Generic[Item]):
 
     def _read_old(self, message: Message) -> str | None:
         # In 0.x commands of several words can only be told apart by knowing them.
-        if (text := _text(message.body)) is not None and (name := self._handlers.longest(text)) is not None:
+        if (name := self._handlers.longest(message.body)) is not None:
             message.command = name
             message.content = message.body[len(name.encode()) + 1 :] or None
         return message.command
@@ -379,9 +389,20 @@ class HiSockLoop(Generic[Item]):
         if handler is None:
             self._kept.add(message)
             return False
-        given = self._wildcard_message(message)
-        self._calls.append(lambda: self._run(handler, given))
+        self._call_soon(handler, self._wildcard_message(message))
         return False
+
+    def _call_soon(self, handler: Handler, message: Message) -> None:
+        # Under the lock.
+        size = len(message.body) + ITEM_COST
+        self._due += size
+
+        def call() -> None:
+            with self._lock:
+                self._due -= size
+            self._run(handler, message)
+
+        self._calls.append(call)
 
     def _wildcard_message(self, message: Unclaimed) -> Message:
         raise NotImplementedError
@@ -478,7 +499,8 @@ class HiSockLoop(Generic[Item]):
         """Wait for a message that has no handler.
 
         While the loop runs in another thread (so in a threaded handler, too), this waits for what the loop gets.
-        Otherwise it receives by itself, and messages with a handler wait for the next pass of the loop.
+        Otherwise it receives by itself, and messages with a handler wait for the next pass of the loop; if these are
+        many (32 MiB), nothing more is received before that.
 
         Args:
             recv_on: its command; None for any, and for raw data.
@@ -534,11 +556,12 @@ class HiSockLoop(Generic[Item]):
         # Gives something when the waiting is over.
         with self._lock:
             if waiter.message is None and self._loop_thread in (None, threading.get_ident()):
-                self._fetch()
+                if self._due < TOTAL_MARK:  # else the other end has to wait, until a pass calls the handlers
+                    self._fetch()
                 while self._inbound and waiter.message is None:
                     self._route(self._inbound.popleft())
-                if self._calls or len(self._waiters) > 1:
-                    self._bell.ring()
+                if self._inbound:
+                    self._bell.ring()  # the others go on with it
             return True if waiter.message is not None or self._is_over() else None
 
     def _is_over(self) -> bool:
@@ -552,6 +575,8 @@ class HiSockLoop(Generic[Item]):
     # --------------------------------------------------------------------------------------------------- closing
 
     def _join_threads(self, deadline: Deadline) -> None:
+        if is_nested():  # a handler's thread would wait for one that waits for it
+            return
         with self._lock:
             threads = [thread for thread in self._threads if thread is not threading.current_thread()]
         for thread in threads:
@@ -580,9 +605,7 @@ class _Turn:
         loop = self._loop
         with loop._lock:
             loop._loop_thread = self._before
-            waiters = bool(loop._waiters)
-        if waiters:
-            loop._bell.ring()  # they receive by themselves now
+        loop._bell.ring()  # who waits for a message, or for an answer, receives by itself now
 
 
 class LoopThread:
@@ -615,13 +638,6 @@ class LoopThread:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
-
-
-def _text(body: bytes) -> str | None:
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 def check_address(addr: object, *, zero: bool) -> tuple[str, int]:

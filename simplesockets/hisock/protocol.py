@@ -126,7 +126,7 @@ class Dialect:
         """What an answer to a look-up says, in either form; None if the body is none."""
         try:
             found = json.loads(body.removeprefix(COMMAND + CONTENT))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if isinstance(found, dict) and ("traceback" in found or {"ip", "name", "group"} <= found.keys()):
             return found

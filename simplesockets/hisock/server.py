@@ -6,6 +6,7 @@ import ast
 import json
 import logging
 import socket
+import threading
 import time
 import warnings
 import weakref
@@ -17,6 +18,7 @@ from typing import ClassVar, Literal, cast, overload
 from typing_extensions import Self
 
 from ..connection import LINGER
+from ..engine import is_nested
 from ..errors import ProtocolError
 from ..events import ClientAddress as PeerAddress
 from ..events import ReceivedItem
@@ -95,6 +97,10 @@ _HEADER_LEN = _Default(protocol.HEADER_LEN)
 _MAX_CONNECTIONS = _Default(0)
 
 
+_NOBODY, _MODERN, _ALL = range(3)
+"""Who was told that somebody joined: first those of 2.x, after the ``join`` handler those of 0.x, too."""
+
+
 class _Member(Member):
     """A connected client, with what it takes to talk to it."""
 
@@ -103,6 +109,9 @@ class _Member(Member):
         self.info._socket = client.socket
         self.client = client
         self.outbox = outbox
+        self.heard_of = _NOBODY  # who was told that it joined
+        self.being_announced = False
+        self.dismissed = False  # it left, or was disconnected, as far as the others are concerned
 
 
 class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
@@ -183,6 +192,8 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         self._member_of: dict[Server_Client, _Member] = {}
         self._outboxes: dict[Server_Client, Outbox] = {}
         self._left: deque[Server_Client] = deque()
+        self._closer: int | None = None  # the number of the thread that closes first
+        self._said_goodbye = threading.Event()
         self._tcp.setup(
             ip=self.addr[0],
             port=self.addr[1],
@@ -221,13 +232,25 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         Source: 0.x; ``timeout`` is new.
         """
         deadline = Deadline(timeout, time.monotonic())
-        self.closed = True
-        self._tcp.stop()
-        self.disconnect_all_clients()
+        self._say_goodbye(timeout / 2)
         self._courier.join((deadline.left(time.monotonic()) or 0.0) / 2)
         self._tcp.close(deadline.left(time.monotonic()) or 0.0)
         self._courier.join(deadline.left(time.monotonic()))
         self._join_threads(deadline)
+
+    def _say_goodbye(self, patience: float) -> None:
+        # The loop closes, too, when it sees that another thread does, and must not be faster than the goodbyes.
+        with self._lock:
+            closer, self._closer = self._closer, self._closer or threading.get_ident()
+            self.closed = True
+        if closer is None:
+            try:
+                self._tcp.stop()
+                self.disconnect_all_clients()
+            finally:
+                self._said_goodbye.set()
+        elif closer != threading.get_ident():  # else in a signal handler that interrupted it
+            self._said_goodbye.wait(patience)
 
     def __enter__(self) -> Self:
         return self
@@ -394,17 +417,27 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
 
     def _post(self, members: Iterable[_Member], body: Callable[[Dialect, bytes], bytes], content: object) -> None:
         # Each dialect's form is made once, and only if somebody needs it.
+        # All are made before any is sent: what does not fit the header reaches nobody.
         data = to_content(content)
-        frames: dict[Dialect, bytes] = {}
-        for member in members:
-            frame = frames.get(member.dialect)
-            if frame is None:
-                frame = frames[member.dialect] = self._writer.encode(body(member.dialect, data))
-            member.outbox.post(frame)
+        receivers = list(members)
+        dialects = {member.dialect for member in receivers}
+        frames = {dialect: self._writer.encode(body(dialect, data)) for dialect in dialects}
+        for member in receivers:
+            member.outbox.post(frames[member.dialect])
 
     def _post_word(self, members: Iterable[_Member], word: bytes, rest: bytes = b"") -> None:
-        for member in members:
-            member.outbox.post(self._writer.encode(member.dialect.word(word, rest)))
+        # Clients choose names, and what they look up; so what is too long must not end more than the notice of it.
+        receivers = list(members)
+        try:
+            frames = {
+                dialect: self._writer.encode(dialect.word(word, rest))
+                for dialect in {member.dialect for member in receivers}
+            }
+        except ValueError as failure:
+            log.warning("a notice (%s) was not sent: %s", word.decode(), failure)
+            return
+        for member in receivers:
+            member.outbox.post(frames[member.dialect])
 
     # ----------------------------------------------------------------------------------------------- disconnecting
 
@@ -424,13 +457,18 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         member = self._find(client)
         with self._lock:
             others = self._forget(member)
-        if others is None:
-            return  # somebody else was faster
+            if others is None:
+                return  # somebody else was faster
+            member.dismissed = True
+            between = member.being_announced and not self._is_loop_thread()
         if not force:
             self._post_word([member], protocol.KICKED)
         self._end(member)
-        self._tell_left(others, member)
-        if call_func:
+        if between:  # nobody hears that it left before hearing that it joined
+            self._call_in_loop(lambda: self._tell_left(others, member))
+        else:
+            self._tell_left(others, member)
+        if call_func and member.heard_of != _NOBODY:
             self._call_in_loop(lambda: self._call_reserved("leave", Message(member.info)))
 
     def disconnect_all_clients(self, force: bool = False) -> None:
@@ -439,6 +477,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
             members = self._members.all()
             for member in members:
                 self._forget(member)
+                member.dismissed = True
         for member in members:
             if not force:
                 self._post_word([member], protocol.KICKED)
@@ -478,6 +517,16 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         client._connection.note_ending(reason)
         client._connection.stream.cut()
 
+    def _drop_soon(self, client: Server_Client, reason: str) -> None:
+        # Called under the lock, under which nothing is logged: a program's log handler may want the lock.
+        self._later(0.0, lambda: self._drop(client, reason))
+
+    def _refuse(self, member: _Member) -> None:
+        client = member.client
+        log.info("client %s was refused: the server is full (max_connections=%d)", client, self.max_connections)
+        self._post_word([member], protocol.KICKED)
+        self._end(member)
+
     def _end(self, member: _Member) -> None:
         # Once all that was sent to it is out; but it has to read for that.
         member.outbox.finish(member.client.close)
@@ -504,9 +553,10 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         if self.closed:
             return
         for client in filter(None, (reference() for reference in references)):
-            # One that is paused is not read from, so no answer of it can be seen.
-            paused = self._mailbox.is_paused(client._connection)
-            if client.ending is None and not paused and not _protocol(client).heard:
+            if client.ending is not None or _protocol(client).heard:
+                continue
+            # Where the mailbox was full until a moment ago, the answer is there and was not read yet.
+            if not client._connection.stream.wait_readable(0):
                 self._drop(client, f"it did not answer a keepalive within {self._keepalive_timeout} seconds")
         self._later(self._keepalive_interval, self._ask_who_is_there)
 
@@ -536,13 +586,13 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
             try:
                 command = member.dialect.read_command(body)
             except ProtocolError as failure:
-                self._drop(client, str(failure))
+                self._drop_soon(client, str(failure))
                 return
             name, content = command or (None, body or None)
             message = Message(member.info, name, content, body)
             self._route_message(message, client, member.dialect.modern)
             if (handler := self._handlers.reserved("message")) is not None:
-                self._calls.append(lambda: self._run(handler, message))
+                self._call_soon(handler, message)
 
     def _route_stranger(self, client: Server_Client, body: bytes) -> None:
         outbox = self._outboxes.get(client)
@@ -553,13 +603,11 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
             return
         member = _Member(client, protocol.read_hello(body), outbox)
         _protocol(client).joined = True
-        if self.closed or 0 < self.max_connections <= len(self._members):
-            log.info("client %s was refused: the server is full (max_connections=%d)", client, self.max_connections)
-            self._post_word([member], protocol.KICKED)
-            self._end(member)
-            return
         if (old := self._members.at(client.address)) is not None:
             self._route_leaving(old)  # its port is in use again, so it is gone
+        if self.closed or 0 < self.max_connections <= len(self._members):
+            self._later(0.0, lambda: self._refuse(member))
+            return
         others = self._members.all()
         self._members.add(member)
         self._member_of[client] = member
@@ -567,10 +615,19 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
 
     def _welcome(self, member: _Member, others: list[_Member]) -> None:
         # Clients of 2.x hear of it before the handler runs, the new one included; those of 0.x after.
-        info = _described(member.info)
-        self._post_word([each for each in [*others, member] if each.dialect.modern], protocol.JOINED, info)
-        self._call_reserved("join", Message(member.info))
-        self._post_word([each for each in others if not each.dialect.modern], protocol.JOINED, info)
+        if self._announce(member, [each for each in [*others, member] if each.dialect.modern], _MODERN):
+            self._call_reserved("join", Message(member.info))
+            self._announce(member, [each for each in others if not each.dialect.modern], _ALL)
+
+    def _announce(self, member: _Member, others: list[_Member], which: int) -> bool:
+        # Not where somebody disconnected it meanwhile: then who was not told that it joined hears nothing of it.
+        with self._lock:
+            if member.dismissed:
+                return False
+            member.heard_of, member.being_announced = which, True
+        self._post_word(others, protocol.JOINED, _described(member))
+        member.being_announced = False
+        return True
 
     def _route_leaving(self, member: _Member) -> None:
         others = self._forget(member)
@@ -578,12 +635,15 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
             self._calls.append(lambda: self._see_off(member, others))
 
     def _see_off(self, member: _Member, others: list[_Member]) -> None:
+        with self._lock:
+            member.dismissed = True
         self._end(member)
         self._tell_left(others, member)
         self._call_reserved("leave", Message(member.info))
 
     def _tell_left(self, others: list[_Member], member: _Member) -> None:
-        self._post_word(others, protocol.LEFT, _described(member.info))
+        told = [each for each in others if member.heard_of > (_NOBODY if each.dialect.modern else _MODERN)]
+        self._post_word(told, protocol.LEFT, _described(member))
 
     def _forget(self, member: _Member) -> list[_Member] | None:
         # Under the lock. Gives the others; None if it was forgotten before.
@@ -605,7 +665,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         try:
             rest = member.dialect.rest(word, body).decode()
         except UnicodeDecodeError:
-            self._drop(member.client, f"it sent {body[:60]!r}, which is not text")
+            self._drop_soon(member.client, f"it sent {body[:60]!r}, which is not text")
             return True
         if word is protocol.GOODBYE:
             self._route_leaving(member)
@@ -619,10 +679,10 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         return True
 
     def _route_change(self, member: _Member, rename: bool, given: str, bare: bool) -> None:
-        hello, info = member.hello, member.info
+        hello = member.hello
         new = given or (None if bare else hello.name if rename else hello.group)
-        old = info.name if rename else info.group
-        self._members.change(member, name=new if rename else info.name, group=info.group if rename else new)
+        old = member.name if rename else member.group
+        self._members.change(member, name=new if rename else member.name, group=member.group if rename else new)
         message = Message(member.info, old=old, new=new)
         name = "name_change" if rename else "group_change"
         if (handler := self._handlers.reserved(name)) is not None:
@@ -631,13 +691,18 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
     def _answer_look_up(self, member: _Member, who: str) -> None:
         found: dict[str, object]
         try:
+            identifier = _identifier(who)  # not under the lock: it parses
             with self._lock:
-                found = self._members.find(_identifier(who))[0].info
+                found = self._members.find(identifier)[0].described()
         except TypeError:  # nobody
             found = {"traceback": protocol.UNKNOWN_CLIENT}
         except ValueError as failure:
-            found = {"traceback": str(failure)}
-        member.outbox.post(self._writer.encode(member.dialect.answer(found)))
+            found = {"traceback": f"{failure!s:.{_REASON_LIMIT}}"}
+        try:
+            answer = self._writer.encode(member.dialect.answer(found))
+        except ValueError:  # too long for the header
+            answer = self._writer.encode(member.dialect.answer({"traceback": protocol.UNKNOWN_CLIENT}))
+        member.outbox.post(answer)
 
     def _wildcard_message(self, message: Unclaimed) -> Message:
         member = self._member_of.get(message.source)  # type: ignore[call-overload]
@@ -649,9 +714,8 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         with self._lock:
             found = self._members.find(client)
         if len(found) > 1:
-            text = (
-                f"{len(found)} clients are called {client!r}; the first to have connected, {found[0].info.ip}, is meant"
-            )
+            first = ClientAddress(found[0].address)
+            text = f"{len(found)} clients are called {client!r}; the first to have connected, {first}, is meant"
             warnings.warn(text, UserWarning, stacklevel=3)
         return found[0]
 
@@ -686,17 +750,23 @@ def _protocol(client: Server_Client) -> ServerProtocol:
     return cast("ServerProtocol", client.protocol)
 
 
-def _described(info: ClientInfo) -> bytes:
-    return json.dumps(info).encode()
+def _described(member: _Member) -> bytes:
+    return json.dumps(member.described()).encode()
 
 
 def _raw(_: Dialect, content: bytes) -> bytes:
     return protocol.check_raw(content)
 
 
+_ADDRESS_LIMIT = 200
+"""Characters of an address written as a tuple. Python's parser is not made for hostile text; see casting.py."""
+_REASON_LIMIT = 300
+"""Characters of a reason why a look-up failed; it may repeat what was asked for."""
+
+
 def _identifier(text: str) -> object:
     # In a look-up an address may also come as Python writes the tuple.
-    if text.startswith("("):
+    if text.startswith("(") and len(text) <= _ADDRESS_LIMIT:
         try:
             return ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -731,9 +801,10 @@ class ThreadedHiSockServer(HiSockServer):
         self.start(callback, error_handler)
 
     def close(self, timeout: float = 5.0) -> None:
-        """As :meth:`HiSockServer.close`; the loop's thread has ended then, unless this is called in it."""
+        """As :meth:`HiSockServer.close`; the loop's thread has ended then, unless this is called in a handler."""
         super().close(timeout)
-        self.join(timeout)
+        if not is_nested():  # else that thread may be waiting for this one
+            self.join(timeout)
 
     def stop_server(self) -> None:
         """The same as :meth:`close`. Source: 0.x."""

@@ -252,7 +252,6 @@ def test_close_tells_everybody() -> None:
             assert each.at_end()
 
 
-@pytest.mark.xfail(strict=True, reason="close() in start() ends the connections before the other close() said goodbye")
 def test_close_tells_everybody_although_the_loop_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     # start() closes, too, when it sees that another thread began to; it must not be faster than the goodbyes.
     busy, forgotten = Gate(), Gate()
@@ -918,7 +917,6 @@ def test_recv_pumps_messages_where_no_loop_runs() -> None:
         assert got.all == ["ann", b"x"]
 
 
-@pytest.mark.xfail(reason="what recv() takes in beside what it waits for is not bounded where no loop runs")
 def test_handlers_that_wait_for_a_pass_are_bounded() -> None:
     part = framed(b"$CMD$known$MSG$" + b"x" * (1 << 20))
     with server(loop=False) as serving, RawClient(serving.get_addr()) as raw:
