@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import logging
 import ssl
 import threading
-import time
 from collections import deque
+from collections.abc import Iterator
 from types import TracebackType
 
 from typing_extensions import Self
 
 from ..client import TCPClient
 from ..errors import FrameTruncated, ProtocolError
-from ..timing import Deadline
 from ..tls import check_context
 from . import exceptions
 from .codec import DELIMITER, LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
@@ -62,7 +62,8 @@ class Client:
         session_id: of a session to use; then no handshake is needed.
         ssl_context: for TLS: ``ssl.create_default_context()``, which verifies the server's certificate, and that it
             is for ``host``.
-        timeout: seconds that connecting and each answer may take; 0 is for ever.
+        timeout: seconds that connecting may take, and that the server may be silent while an answer is due; 0 is
+            for ever.
         max_packed: bytes of a received frame at most.
         max_unpacked: bytes of JSON in it at most.
         level: effort of compression, 0 to 9.
@@ -110,9 +111,13 @@ class Client:
         self._accepted = False
         self._closed = False
         self._lost_session = ""  # of a connection that was lost
+        self._lost_server = self._server
         self._was_lost = False
         self._last_user: str | None = ""
         self._last_password: str | None = ""
+        self._renewal: tuple[str | None, str | None] | None = None  # what the latest successful handshake gave
+        self._framing = Framing()
+        self._asking = False  # the thread that has the turn waits for an answer
 
     # ----------------------------------------------------------------------------------------------- what it is
 
@@ -184,9 +189,11 @@ class Client:
                 self.host if host is None else host,
                 self.port if port is None else int(port),
             )
+            if self._server != self._lost_server:  # a session is the business of nobody else
+                self._lost_session = ""
             self._dial()
             try:
-                self._take_greeting(self._read_json(None))
+                self._take_greeting(self._exchange(None, None))
             except exceptions.ServerDisconnectError:
                 raise
             except exceptions.ConnectionError as failure:
@@ -194,6 +201,8 @@ class Client:
             self.session = self.session or self._lost_session
             self._accepted = bool(self.session)
             self._was_lost = False
+            if self._closed:
+                self._forget()
         return True
 
     def _dial(self) -> None:
@@ -204,15 +213,20 @@ class Client:
             *self._server,
             recv_buffer=_RECV_BUFFER,
             connect_timeout=self._timeout,
-            protocol=lambda: Framing(self._max_packed, self._level),
+            protocol=self._new_framing,
             ssl_context=self._ssl_context,
         )
         if not self._tcp.connect():
             raise exceptions.ServerDisconnectError(self.name, self._why("no connection"))
         self._alive = True
         if self._closed:  # close() came in this moment
+            self._forget()
             self._tcp.close()
             self._require_open()
+
+    def _new_framing(self) -> Framing:
+        self._framing = Framing(self._max_packed, self._level)
+        return self._framing
 
     def close(self) -> None:
         """End the connection, and whoever waits for an answer. May be repeated. Afterwards the client is of no use."""
@@ -258,8 +272,12 @@ class Client:
             raise self._auth_error(error)
         if answer.get("data") != AUTHENTICATED:
             return False
-        self.session = str(answer.get("session"))
-        self._accepted = True
+        with self._turn:
+            if not self._alive:  # it was closed, or lost, in this moment
+                return False
+            self.session = str(answer.get("session"))
+            self._accepted = True
+            self._renewal = (user, password) if user else (None, None)
         return True
 
     def request_handshake(
@@ -316,7 +334,8 @@ class Client:
             JSONParseError: the answer is no JSON.
             ClientError: there is no connection.
         """
-        return self.send_raw(finalize(self.name, data, self.session), raise_on_auth, encoding)
+        with self._turn:  # so that the session is that of the connection
+            return self.send_raw(finalize(self.name, data, self.session), raise_on_auth, encoding)
 
     def send_raw(self, data: dict[str, object], raise_on_auth: bool = True, encoding: str = "utf-8") -> dict[str, Json]:
         """Send a whole message, and wait for the answer. See :meth:`send`."""
@@ -324,8 +343,7 @@ class Client:
         command = parse_command(data.get("data")) if isinstance(data, dict) else None
         text = to_json(data)
         with self._turn:
-            self._write(text)
-            return self._read_json(command)
+            return self._exchange(text, command)
 
     def send_bytes(self, data: bytes, raise_on_auth: bool = True) -> str:
         """Send a message whose JSON was made by the program, and wait for the answer. See :meth:`send`.
@@ -335,7 +353,7 @@ class Client:
         """
         self._require_session(raise_on_auth)
         command = self._command_in(data)
-        with self._turn:
+        with self._turn, self._undivided():
             self._write(data)
             while True:
                 text = self._read()
@@ -345,7 +363,8 @@ class Client:
     def call(self, fname: str, /, **arguments: object) -> Json:
         """Call one function.
 
-        A connection that was lost before is made anew; so is a session that has expired, with the latest credentials.
+        A connection that was lost before is made anew; so is a session that has expired, in the way of the latest
+        handshake that succeeded. (Without one, the server's error is raised.)
 
         Args:
             fname: the function's name.
@@ -366,13 +385,13 @@ class Client:
             if self._was_lost and not self._closed:
                 self.connect()
             answer = self.send(calls)
-            if _code(answer) in _NO_SESSION and self._renew():
+            if _code(answer) in _NO_SESSION and self._renewal is not None and self._renew(*self._renewal):
                 answer = self.send(calls)  # nothing ran before
         return self._result(answer)
 
-    def _renew(self) -> bool:
+    def _renew(self, user: str | None, password: str | None) -> bool:
         self._accepted = False
-        return self.handshake(self._last_user or None, self._last_password or None)
+        return self.handshake(user, password)
 
     def _result(self, answer: dict[str, Json]) -> Json:
         data = answer.get("data")
@@ -394,6 +413,29 @@ class Client:
     def _require_session(self, wanted: bool) -> None:
         if wanted and self._alive and not self._accepted:
             raise exceptions.AuthRequiredError(self.name, "the client is connected, but has no session: handshake()")
+
+    @contextlib.contextmanager
+    def _undivided(self) -> Iterator[None]:
+        # A message and its answer belong together. Whoever has the turn may be interrupted by a signal handler: one
+        # that uses this client would get the wrong answer, and after one that raises the answer is still to come.
+        if self._asking:
+            raise exceptions.ClientError(self.name, "this thread waits for another answer already")
+        self._asking = True
+        try:
+            yield
+        except exceptions.HPXError:  # whoever raised it cared for the connection
+            raise
+        except BaseException:
+            self._lose()
+            raise
+        finally:
+            self._asking = False
+
+    def _exchange(self, text: bytes | None, command: ServerCommand | None) -> dict[str, Json]:
+        with self._undivided():
+            if text is not None:
+                self._write(text)
+            return self._read_json(command)
 
     def _write(self, text: bytes) -> None:
         if not self._alive:
@@ -438,10 +480,9 @@ class Client:
             raise exceptions.JSONParseError(text, self.name, str(failure)) from failure
 
     def _read(self) -> bytes:
-        deadline = Deadline(self._timeout, time.monotonic())
         try:
             while not self._unread:
-                piece = self._tcp.recv_data(timeout=deadline.left(time.monotonic()))
+                piece = self._next_piece()
                 if not piece:
                     raise self._end()
                 self._unread.extend(self._unpacker.take(piece))
@@ -456,6 +497,16 @@ class Client:
             self._lose()
             raise exceptions.ConnectionError(self.name, message.reason)
         return message
+
+    def _next_piece(self) -> bytes:
+        # The timeout is for silence, as release 1.0.0 has it: what takes long to come may come.
+        while True:
+            received = self._framing.received
+            try:
+                return self._tcp.recv_data(timeout=self._timeout)
+            except builtins.TimeoutError:
+                if self._framing.received == received:
+                    raise
 
     def _end(self) -> exceptions.ConnectionError:
         # The connection ended: by the server, or by what it sent.
@@ -473,7 +524,8 @@ class Client:
         return str(self._failure() or otherwise)
 
     def _lose(self) -> None:
-        self._lost_session = self.session or self._lost_session
+        if self.session:
+            self._lost_session, self._lost_server = self.session, self._server
         self._was_lost = True
         self._forget()
         self._tcp.disconnect()

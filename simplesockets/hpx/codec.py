@@ -20,7 +20,6 @@ What we send never contains the delimiter inside, so that programs which just sp
 
 from __future__ import annotations
 
-import itertools
 import struct
 import zlib
 from collections import deque
@@ -119,9 +118,12 @@ class Framing:
     def __init__(self, limit: int = MAX_PACKED, level: int = LEVEL) -> None:
         self._framer = DelimiterFramer(DELIMITER, limit)
         self._level = level
+        self.received = 0
+        """Bytes that were fed."""
 
     def feed(self, data: bytes) -> Iterable[bytes]:
         """What was received, cut after each delimiter. Pieces are for an :class:`Unpacker`."""
+        self.received += len(data)
         return (piece + DELIMITER for piece in self._framer.feed(data))
 
     def feed_eof(self) -> Iterable[bytes]:
@@ -168,8 +170,9 @@ class Unpacker:
         self._limit = limit
         self._packed_limit = packed_limit
         self._inflater = zlib.decompressobj(_GZIP)
-        self._parts: list[bytes] = []  # of the message that is begun, unpacked …
-        self._pieces: list[bytes] = []  # … and packed
+        # A frame of many tiny pieces must not take more memory than one of a few.
+        self._parts = bytearray()  # of the message that is begun, unpacked …
+        self._pieces = bytearray()  # … and packed
         self._credit = _CREDIT  # bytes that may be inflated again
         self._size = 0  # of the parts together
         self._packed = 0  # bytes of the message that is begun; 0 if none is
@@ -190,8 +193,8 @@ class Unpacker:
 
     def give_up(self) -> list[bytes | Unreadable]:
         """Nothing followed for long: the message that is begun will not be completed. Gives what there is instead."""
-        pieces = self._pieces
-        return [self._unreadable("it ends too early"), *self._take_all(self._salvage(pieces))]
+        begun = self._pieces
+        return [self._unreadable("it ends too early"), *self._take_all(self._salvage(begun))]
 
     def _take_all(self, pieces: deque[bytes]) -> list[bytes | Unreadable]:
         messages: list[bytes | Unreadable] = []
@@ -200,7 +203,7 @@ class Unpacker:
             try:
                 message = self._inflate(piece)
             except zlib.error as failure:
-                begun = [*self._pieces, piece]
+                begun = self._pieces + piece
                 messages.append(self._unreadable(str(failure)))
                 pieces.extendleft(reversed(self._salvage(begun)))
                 continue
@@ -208,14 +211,16 @@ class Unpacker:
                 messages.append(message)
         return messages
 
-    def _salvage(self, pieces: list[bytes]) -> deque[bytes]:
-        # The first one was the beginning of a damaged message; which of the others may be another message?
-        rest = deque(itertools.dropwhile(lambda piece: not piece.startswith(_MAGIC), pieces[1:]))
-        cost = sum(map(len, rest))
-        if cost > self._credit:
+    def _salvage(self, begun: bytearray) -> deque[bytes]:
+        # The first piece was the beginning of a damaged message; which of the others may be another message?
+        start = begun.find(DELIMITER + _MAGIC)
+        if start < 0:
             return deque()
-        self._credit -= cost
-        return rest
+        rest = begun[start + len(DELIMITER) :]
+        if len(rest) > self._credit:
+            return deque()
+        self._credit -= len(rest)
+        return deque(bytes(piece) + DELIMITER for piece in rest.split(DELIMITER)[:-1])
 
     def _inflate(self, piece: bytes) -> bytes | None:
         self._packed += len(piece)
@@ -227,12 +232,12 @@ class Unpacker:
         if self._size > self._limit:
             raise FrameTooLarge(self._size, self._limit)
         if not inflater.eof:
-            self._parts.append(part)
-            self._pieces.append(piece)
+            self._parts += part
+            self._pieces += piece
             return None
         if inflater.unused_data != DELIMITER:
             raise zlib.error("more than one gzip member, or something else behind it")
-        message = b"".join((*self._parts, part)) if self._parts else part
+        message = bytes(self._parts + part) if self._parts else part
         self._reset()
         return message
 
@@ -242,6 +247,6 @@ class Unpacker:
 
     def _reset(self) -> None:
         self._inflater = zlib.decompressobj(_GZIP)
-        self._parts = []
-        self._pieces = []
+        self._parts = bytearray()
+        self._pieces = bytearray()
         self._size = self._packed = 0

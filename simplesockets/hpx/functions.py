@@ -55,14 +55,16 @@ class Offered:
     def __init__(self, fname: str, function: Callable[..., object]) -> None:
         self.fname = fname
         self.function = function
-        self._context_names = _context_parameters(function)
-        parameters = [
-            parameter
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.name not in self._context_names
-        ]
-        for parameter in parameters:
+        everything = _parameters(function)
+        for parameter in everything:
             self._check(parameter)
+        namespace = _namespace(function)
+        self._context_names = tuple(
+            parameter.name
+            for parameter in everything
+            if parameter.kind in _BY_KEYWORD and _is_context(parameter.annotation, namespace)
+        )
+        parameters = [parameter for parameter in everything if parameter.name not in self._context_names]
         by_keyword = [parameter for parameter in parameters if parameter.kind in _BY_KEYWORD]
         self._names = frozenset(parameter.name for parameter in by_keyword)
         self._needed = tuple(parameter.name for parameter in by_keyword if parameter.default is parameter.empty)
@@ -89,17 +91,41 @@ class Offered:
         return self.function(**arguments, **dict.fromkeys(self._context_names, context))
 
 
-def _context_parameters(function: Callable[..., object]) -> tuple[str, ...]:
+def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
     try:
-        hints = typing.get_type_hints(function)
-    except Exception:  # an annotation that cannot be looked up here
-        hints = dict(getattr(function, "__annotations__", {}))
-    return tuple(
-        name for name, hint in hints.items() if name != "return" and (hint is Context or hint in _CONTEXT_TEXTS)
-    )
+        return list(inspect.signature(function).parameters.values())
+    except ValueError as failure:  # some of those that are written in C
+        raise TypeError(
+            f"{function!r} does not say which arguments it takes; wrap it in a function that does"
+        ) from failure
 
 
-_CONTEXT_TEXTS = ("Context", "hpx.Context")
+def _namespace(function: object) -> dict[str, object]:
+    # Where annotations that are texts are looked up: that of the function which signature() speaks of.
+    while True:
+        inner = getattr(function, "__wrapped__", None) or getattr(function, "func", None)
+        inner = inner or getattr(function, "__func__", None)
+        if inner is None:
+            break
+        function = inner
+    if not hasattr(function, "__globals__"):
+        makes = isinstance(function, type)
+        function = getattr(function if makes else type(function), "__init__" if makes else "__call__")
+    return {"Context": Context, **getattr(function, "__globals__", {})}
+
+
+def _is_context(given: object, namespace: dict[str, object]) -> bool:
+    # Each annotation is looked up by itself: another one, for type checkers only, say, must not make a context
+    # something that clients can send.
+    annotation = given
+    if isinstance(given, str):
+        try:
+            annotation = eval(given, dict(namespace))
+        except Exception:  # it cannot be looked up here
+            return given.rpartition(".")[2] == Context.__name__
+    if isinstance(annotation, typing.ForwardRef):
+        return _is_context(annotation.__forward_arg__, namespace)
+    return annotation is Context or any(_is_context(each, namespace) for each in typing.get_args(annotation))
 
 
 class Functions:
@@ -112,10 +138,12 @@ class Functions:
         """Register a function; one of the same name is replaced.
 
         Raises:
-            TypeError: it cannot be called with arguments by name.
+            TypeError: it cannot be called with arguments by name, or has no name.
         """
         if not callable(function):
             raise TypeError(f"{function!r} is no function")
+        if not fname:
+            raise TypeError(f'{function!r} has no name; give one: server.function("name")')
         self._offered[fname] = Offered(fname, function)
 
     def names(self) -> list[str]:

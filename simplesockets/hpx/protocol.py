@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
@@ -23,6 +24,8 @@ WAIT: dict[str, Json] = {"msg": "wait"}
 """The answer to everything while a server is not ready."""
 
 INVALID_JSON = 900
+MAX_VALUES = 2_000_000
+"""Values in a message at most. An empty list takes 2 bytes of JSON, and 80 of memory."""
 
 _REQUIRED = ("session", "name", "data")
 _ID = "__id__"
@@ -42,12 +45,22 @@ _decode = json.JSONDecoder(parse_constant=_no_json).decode
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+
+
+def _marks(text: bytes) -> int:
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
 def parse_json(text: bytes) -> Json:
     """The content of a message.
 
     Raises:
         HPXError: with code 900, it is no JSON or not in UTF-8.
+        InvalidMessage: it has too many values.
     """
+    if len(text) > MAX_VALUES and _marks(text) > MAX_VALUES and _marks(_STRINGS.sub(b"", text)) > MAX_VALUES:
+        raise InvalidMessage(f"Invalid message: it has more than {MAX_VALUES} values")
     try:
         parsed: Json = _decode(text.decode("utf-8"))
     except RecursionError:
@@ -116,8 +129,9 @@ def make_message(session: str, name: str, data: object, error: HPXError | None =
 
 
 def make_error(error: HPXError) -> dict[str, object]:
-    """An error as messages have it."""
-    return {"code": error.code, "msg": str(error.msg)}
+    """An error as messages have it. Programs derive errors of their own, and may forget a part."""
+    code = error.code if isinstance(error.code, int) else HPXError.code
+    return {"code": int(code), "msg": str(getattr(error, "msg", error))}
 
 
 def make_greeting(version: object, guest_allowed: bool) -> dict[str, object]:

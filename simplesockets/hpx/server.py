@@ -16,6 +16,7 @@ from typing import overload
 from typing_extensions import Self
 
 from .. import __version__
+from ..engine import is_nested
 from ..errors import FrameTooLarge, FrameTruncated, SetupError
 from ..events import ExceptionList
 from ..server import Server_Client, TCPServer
@@ -143,9 +144,10 @@ class Server:
         self._level = level
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._tcp: TCPServer | None = None
-        self._stopping = threading.Event()  # ends whoever waits in a service; each start has its own
-        self._over = threading.Event()  # ends serve_forever()
+        self._stopping = Latch()  # ends whoever waits in a service; each start has its own
+        self._over = Latch()  # ends serve_forever(); each start has its own
         self._obeying: threading.Thread | None = None  # carries a server command out
+        self._ordered: TCPServer | None = None  # what it ends
         self._closed = True  # by close(), so that a restart does not undo it
 
     # ----------------------------------------------------------------------------------------------- functions
@@ -190,7 +192,8 @@ class Server:
         """
         with self._lock:
             self._closed = False
-            self._over.clear()
+            if self._tcp is None and self._over.is_set():
+                self._over = Latch()
         self._listen()
 
     def _listen(self) -> None:
@@ -198,7 +201,7 @@ class Server:
             if self._tcp is not None or self._closed:
                 return
             tcp = self._tcp = TCPServer(self._max_connections)
-            self._stopping = threading.Event()
+            self._stopping = Latch()
         host, port = self._place
         try:
             tcp.setup(
@@ -210,10 +213,12 @@ class Server:
                 ssl_context=self._ssl_context,
             )
             tcp.start()
-        except BaseException:
+        except BaseException:  # Ctrl-C, too
             with self._lock:
-                self._tcp = None
-                self._closed = True
+                if self._tcp is tcp:
+                    self._tcp = None
+                    self._closed = True
+            tcp.close()
             raise
         if self._tcp is not tcp:  # close() came before there was much to close
             tcp.close()
@@ -223,7 +228,7 @@ class Server:
         try:
             if self._closed:  # not if a client's serverquit was faster than we are
                 self.start()
-            self._over.wait()
+            self._over.wait(None)
         finally:
             self.close()
 
@@ -241,7 +246,8 @@ class Server:
             obeying = self._obeying
         self._shut(timeout)
         self._over.set()
-        if obeying is not None and obeying is not threading.current_thread():
+        # In a function: whoever carries a command out waits for that function.
+        if obeying is not None and obeying is not threading.current_thread() and not is_nested():
             obeying.join(deadline.left(time.monotonic()))
 
     def _shut(self, timeout: float) -> None:
@@ -328,7 +334,7 @@ class Server:
         except OSError as failure:  # it is gone, or was cut
             log.debug("%s:%s is gone: %s", *client.address, failure)
 
-    def _converse(self, client: Server_Client, stopping: threading.Event) -> None:
+    def _converse(self, client: Server_Client, stopping: Latch) -> None:
         unpacker = Unpacker(self._max_unpacked, self._max_packed)
         until = Deadline(self._handshake_timeout, time.monotonic())
         while (messages := self._receive(client, unpacker, until)) is not None:
@@ -346,15 +352,30 @@ class Server:
 
     def _receive(self, client: Server_Client, unpacker: Unpacker, until: Deadline) -> list[bytes | Unreadable] | None:
         # What the next piece completes; None at the end.
-        patience = STALL if unpacker.pending else until.left(time.monotonic())
         try:
-            piece = client.recv(timeout=patience)
+            piece = self._next_piece(client, unpacker, until)
         except TimeoutError:
             if unpacker.pending:
                 return unpacker.give_up()
             log.info("%s:%s sent no accepted message within %s s", *client.address, self._handshake_timeout)
             return None
-        return unpacker.take(piece) if piece else None
+        if piece:
+            return unpacker.take(piece)
+        return unpacker.give_up() if unpacker.pending else None
+
+    def _next_piece(self, client: Server_Client, unpacker: Unpacker, until: Deadline) -> bytes:
+        framing = client.protocol
+        assert isinstance(framing, Framing)
+        while True:
+            left = until.left(time.monotonic())
+            received = framing.received
+            if not unpacker.pending:
+                return client.recv(timeout=left)
+            try:
+                return client.recv(timeout=STALL if left is None else min(STALL, left))
+            except TimeoutError:
+                if framing.received == received or left == 0:  # else the next piece is on its way
+                    raise
 
     # ----------------------------------------------------------------------------------------- server commands
 
@@ -364,26 +385,29 @@ class Server:
         assert reply.text is not None
         with self._lock:
             tcp, stopping = self._tcp, self._stopping
-            first = tcp is not None and not (self._obeying is not None and self._obeying.is_alive())
+            first = tcp is not None and tcp is not self._ordered
             if first:
+                assert tcp is not None
                 obeying = threading.Thread(
                     target=self._carry_out,
-                    args=(reply.command, reply.text, sender, tcp),
+                    args=(reply.command, reply.text, sender, tcp, tcp.address),
                     name=f"simplesockets-hpx-{reply.command.word}",
                     daemon=True,
                 )
                 obeying.start()
-                self._obeying = obeying
+                self._obeying, self._ordered = obeying, tcp
         if first:
-            stopping.wait()  # no further message of the sender's is answered
+            stopping.wait(None)  # no further message of the sender's is answered
         else:  # another one was faster
             sender.send(reply.text)
 
-    def _carry_out(self, command: ServerCommand, answer: bytes, sender: Server_Client, tcp: TCPServer) -> None:
+    def _carry_out(
+        self, command: ServerCommand, answer: bytes, sender: Server_Client, tcp: TCPServer, place: tuple[str, int]
+    ) -> None:
+        # close() may come at any moment.
         log.warning("%s by %s:%s", command.word, *sender.address)
         tcp.stop()  # who connects from now on could miss it
         notice = self._service.notice(command)
-        place = tcp.address
         messengers: list[threading.Thread] = []
         for client in {sender, *list(tcp.clients.values())}:
             text = answer if client is sender else notice
@@ -393,23 +417,58 @@ class Server:
                 messenger.start()
                 messengers.append(messenger)
         _join(messengers, BROADCAST_TIME)
+        with self._lock:
+            ours = self._tcp is tcp
+        if not ours:  # close() was faster, and perhaps start() already, which is not what was meant
+            _join(messengers, BROADCAST_TIME)
+            return
+        over = self._over
         self._shut(timeout=5.0)
         _join(messengers, BROADCAST_TIME)  # the connections are cut now
         if command is ServerCommand.ServerRestart:
-            self._listen_again(place[1])
+            self._listen_again(place[1], over)
         else:
-            self._over.set()
+            over.set()
 
-    def _listen_again(self, port: int) -> None:
+    def _listen_again(self, port: int, over: Latch) -> None:
         self._place = (self._place[0], port)
         try:
             self._listen()
-        except OSError as failure:
+        except Exception as failure:  # the port is somebody else's now, or there are no more threads
             log.error("the server could not be restarted: %s", failure)
-            self._over.set()
+            over.set()
 
 
 _FOREVER = Deadline(None, 0.0)
+
+
+class Latch:
+    """Set once, and waited for. Unlike ``threading.Event`` a signal handler may set it, whatever it interrupted: an
+    event's lock could be held below, for ever."""
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()  # held until it is set; whoever passes opens it again for the next
+        self._gate.acquire()
+        self._set = False
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        return self._set
+
+    def set(self) -> None:
+        """Let everybody pass, from now on."""
+        self._set = True
+        self._open()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until it is set, ``timeout`` seconds at most. Returns whether it is."""
+        if not self._set and self._gate.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+            self._open()
+        return self._set
+
+    def _open(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is open: somebody else did it in this moment
+            self._gate.release()
 
 
 def _acknowledge_at_once(client: Server_Client) -> None:

@@ -146,8 +146,8 @@ class Service:
             data = self._react(text, exchange)
             return Reply(self._pack(exchange, data), True, exchange.command)
         except HPXError as failure:
-            return Reply(to_json(self._message(exchange, None, failure)), False)
-        except Exception as failure:
+            return self._refuse(failure, exchange)
+        except BaseException as failure:  # who judges credentials may call exit(), too
             return self._unhandled(failure, exchange)
 
     def clear(self) -> None:
@@ -159,6 +159,14 @@ class Service:
 
     def _message(self, exchange: _Exchange, data: object, error: HPXError | None = None) -> dict[str, object]:
         return {**make_message(exchange.session, self.name, data, error), **exchange.extra}
+
+    def _refuse(self, error: HPXError, exchange: _Exchange) -> Reply:
+        try:
+            return Reply(to_json(self._message(exchange, None, error)), False)
+        except Exception as failure:  # an id that cannot be repeated, such as 1e999, or a strange error
+            log.warning("an answer cannot be given as it should be: %s", _described(failure))
+            text = "The message was refused, and why, or its '__id__', cannot be said in JSON"
+            return Reply(to_json(make_message(exchange.session, self.name, None, HPXError(text))), False)
 
     def _pack(self, exchange: _Exchange, data: object) -> bytes:
         try:
@@ -225,14 +233,19 @@ class Service:
             delay = self._failures.delay(exchange.address, self._clock())
         if delay and exchange.wait(delay):
             raise ServerError("The server is being closed")
-        if not (isinstance(user, str) and isinstance(password, str) and self._is_right(user, password)):
-            with self._lock:
-                self._failures.failed(exchange.address, self._clock())
+        right = False
+        try:
+            right = isinstance(user, str) and isinstance(password, str) and self._is_right(user, password)
+        finally:  # who judges may refuse by raising
+            if not right:
+                with self._lock:
+                    self._failures.failed(exchange.address, self._clock())
+        if not right:
             log.warning("wrong credentials from %s", exchange.address)
             raise HPXError("Wrong user or password", WRONG_CREDENTIALS)
         with self._lock:
             self._failures.succeeded(exchange.address)
-        return user
+        return str(user)
 
     def _is_right(self, user: str, password: str) -> bool:
         users = self.users
@@ -250,12 +263,12 @@ class Service:
         except HPXError as failure:
             return make_result(call.fname, None, failure)
         except BaseException as failure:  # exit() would end nothing but this connection
-            what = f"Unhandled exception in function '{call.fname}': {type(failure).__name__}: {failure}"
+            what = f"Unhandled exception in function '{call.fname}': {_described(failure)}"
             raise _Unhandled(what) from failure
 
-    def _unhandled(self, failure: Exception, exchange: _Exchange) -> Reply:
+    def _unhandled(self, failure: BaseException, exchange: _Exchange) -> Reply:
         cause = failure.__cause__ if isinstance(failure, _Unhandled) else failure
-        what = str(failure) if isinstance(failure, _Unhandled) else f"Unhandled {type(failure).__name__}: {failure}"
+        what = str(failure) if isinstance(failure, _Unhandled) else f"Unhandled {_described(failure)}"
         if cause is not None:
             trace = "".join(traceback.format_exception(type(cause), cause, cause.__traceback__))
             with self._lock:
@@ -263,7 +276,14 @@ class Service:
         log.error("%s", what, exc_info=cause)
         if self.dev:
             return Reply(None, False)
-        return Reply(to_json(self._message(exchange, None, HPXError(what))), False)
+        return self._refuse(HPXError(what), exchange)
+
+
+def _described(failure: BaseException) -> str:
+    try:
+        return f"{type(failure).__name__}: {failure}"
+    except Exception:  # its __str__ fails
+        return type(failure).__name__
 
 
 def _digest(text: str) -> bytes:

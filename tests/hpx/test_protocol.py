@@ -8,6 +8,7 @@ import pytest
 
 from simplesockets.hpx.exceptions import HPXError, InvalidMessage
 from simplesockets.hpx.protocol import (
+    MAX_VALUES,
     Handshake,
     Json,
     Message,
@@ -211,3 +212,10 @@ def test_calls_stand_in_a_list(data: Json) -> None:
 def test_a_wrong_entry_is_named(entry: Json, said: str) -> None:
     with pytest.raises(InvalidMessage, match=said):
         parse_calls([{"fname": "add"}, entry])
+
+
+def test_a_message_of_millions_of_values_is_refused_before_they_take_memory() -> None:
+    # An empty list takes 2 bytes of JSON, and 80 of memory.
+    with pytest.raises(InvalidMessage, match="values"):
+        parse_json(b"[" + b"[]," * MAX_VALUES + b"[]]")
+    assert parse_json(b'["' + b"[{," * MAX_VALUES + b'"]') == ["[{," * MAX_VALUES]
