@@ -16,7 +16,6 @@ from typing_extensions import Self
 
 from ..client import CONNECT_TIMEOUT, TCPClient
 from ..connection import Connection
-from ..engine import is_nested
 from ..errors import ProtocolError
 from ..events import ReceivedBytes
 from ..framing import MAX_FRAME
@@ -27,7 +26,7 @@ from .casting import ClientInfo, read_info, to_content
 from .errors import ClientDisconnected, ClientNotFound, ServerException, ServerNotRunning
 from .groups import Identifier, address_in
 from .handlers import Form, Handlers, Message
-from .loop import ErrorHandler, HiSockLoop, LoopThread, Unclaimed, Waiter, check_address, context_for
+from .loop import ErrorHandler, HiSockLoop, Threaded, Unclaimed, Waiter, check_address, context_for
 from .protocol import ClientProtocol, dialect_of
 from .utils import Client, ClientException, MessageCacheMember, Sendable, iptup_to_str, make_header, validate_ipv4
 
@@ -442,25 +441,16 @@ class _LookUp(Waiter):
         return False
 
 
-class ThreadedHiSockClient(HiSockClient):
+class ThreadedHiSockClient(Threaded[bytes], HiSockClient):
     """A :class:`HiSockClient` with a thread of its own for the loop: :meth:`start` returns at once.
 
     Handlers run in that thread. The program goes on until :meth:`close`. Arguments and errors: as HiSockClient.
     """
 
-    _thread: LoopThread | None = None
-
-    def start(self, callback: Callable[[], object] | None = None, error_handler: ErrorHandler | None = None) -> None:
-        """Start the thread that runs the loop; see :meth:`HiSockClient.start`.
-
-        Raises:
-            LifecycleError: it was started before.
-
-        Source: 2.x.
-        """
-        if self._thread is None:
-            self._thread = LoopThread(super().start, f"{self._name}-loop")
-        self._thread.start(callback, error_handler)
+    def close(self, emit_leave: bool = True, timeout: float = 5.0) -> None:
+        """As :meth:`HiSockClient.close`; the loop's thread has ended then, unless this is called in a handler."""
+        super().close(emit_leave, timeout)
+        self._join_outside(timeout)
 
     def start_client(
         self, callback: Callable[[], object] | None = None, error_handler: ErrorHandler | None = None
@@ -468,20 +458,9 @@ class ThreadedHiSockClient(HiSockClient):
         """The same as :meth:`start`. Source: 0.x."""
         self.start(callback, error_handler)
 
-    def close(self, emit_leave: bool = True, timeout: float = 5.0) -> None:
-        """As :meth:`HiSockClient.close`; the loop's thread has ended then, unless this is called in a handler."""
-        super().close(emit_leave, timeout)
-        if not is_nested():  # else that thread may be waiting for this one
-            self.join(timeout)
-
     def stop_client(self) -> None:
         """The same as :meth:`close`. Source: 0.x."""
         self.close()
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until the loop's thread ended. Source: 0.x."""
-        if self._thread is not None:
-            self._thread.join(timeout)
 
 
 def connect(

@@ -608,36 +608,40 @@ class _Turn:
         loop._bell.ring()  # who waits for a message, or for an answer, receives by itself now
 
 
-class LoopThread:
-    """The thread of the classes that run their loop by themselves.
+class Threaded(HiSockLoop[Item]):
+    """A loop with a thread of its own: comes before the server or client in a class's bases."""
 
-    Args:
-        loop: what to run: ``loop(callback, error_handler)``.
-        name: of the thread.
-    """
+    _thread: threading.Thread | None = None
 
-    def __init__(self, loop: Callable[[Call | None, ErrorHandler | None], None], name: str) -> None:
-        self._loop = loop
-        self._name = name
-        self._thread: threading.Thread | None = None
+    def start(self, callback: Callable[[], object] | None = None, error_handler: ErrorHandler | None = None) -> None:
+        """Start the thread that runs the loop, and return at once. The program goes on until ``close()``.
 
-    def start(self, callback: Call | None, error_handler: ErrorHandler | None) -> None:
-        """Start it.
+        Arguments: as for the class without a thread.
 
         Raises:
             LifecycleError: it was started before.
+
+        Source: 2.x.
         """
-        if self._thread is not None:
-            raise LifecycleError("start() was called before; each object runs once")
-        # Not a daemon: the program goes on until this is closed.
-        self._thread = threading.Thread(target=self._loop, args=(callback, error_handler), name=self._name)
-        self._thread.start()
+        with self._lock:
+            if self._thread is not None:
+                raise LifecycleError("start() was called before; each object runs once")
+            # Not a daemon, so that the program goes on.
+            thread = threading.Thread(
+                target=super().start, args=(callback, error_handler), name=f"{self._name}-loop", daemon=False
+            )
+            thread.start()
+            self._thread = thread
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until it ended; never for the calling thread itself."""
+        """Wait until the loop's thread ended; never in that thread itself. Source: 0.x."""
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
+
+    def _join_outside(self, timeout: float) -> None:
+        if not is_nested():  # else that thread may be waiting for this one
+            self.join(timeout)
 
 
 def check_address(addr: object, *, zero: bool) -> tuple[str, int]:

@@ -18,7 +18,6 @@ from typing import ClassVar, Literal, cast, overload
 from typing_extensions import Self
 
 from ..connection import LINGER
-from ..engine import is_nested
 from ..errors import ProtocolError
 from ..events import ClientAddress as PeerAddress
 from ..events import ReceivedItem
@@ -32,7 +31,7 @@ from .casting import ClientAddress, ClientInfo, to_content
 from .errors import ClientDisconnected, GroupNotFound
 from .groups import Identifier, Member, Members
 from .handlers import Form, Handlers, Message
-from .loop import Call, ErrorHandler, HiSockLoop, LoopThread, Unclaimed, check_address, context_for
+from .loop import Call, ErrorHandler, HiSockLoop, Threaded, Unclaimed, check_address, context_for
 from .protocol import Dialect, ServerProtocol
 from .utils import (
     Client,
@@ -774,25 +773,16 @@ def _identifier(text: str) -> object:
     return text
 
 
-class ThreadedHiSockServer(HiSockServer):
+class ThreadedHiSockServer(Threaded["ReceivedItem | Server_Client"], HiSockServer):
     """A :class:`HiSockServer` with a thread of its own for the loop: :meth:`start` returns at once.
 
     Handlers run in that thread. The program goes on until :meth:`close`. Arguments and errors: as HiSockServer.
     """
 
-    _thread: LoopThread | None = None
-
-    def start(self, callback: Callable[[], object] | None = None, error_handler: ErrorHandler | None = None) -> None:
-        """Start the thread that runs the loop; see :meth:`HiSockServer.start`.
-
-        Raises:
-            LifecycleError: it was started before.
-
-        Source: 2.x.
-        """
-        if self._thread is None:
-            self._thread = LoopThread(super().start, f"{self._name}-loop")
-        self._thread.start(callback, error_handler)
+    def close(self, timeout: float = 5.0) -> None:
+        """As :meth:`HiSockServer.close`; the loop's thread has ended then, unless this is called in a handler."""
+        super().close(timeout)
+        self._join_outside(timeout)
 
     def start_server(
         self, callback: Callable[[], object] | None = None, error_handler: ErrorHandler | None = None
@@ -800,20 +790,9 @@ class ThreadedHiSockServer(HiSockServer):
         """The same as :meth:`start`. Source: 0.x."""
         self.start(callback, error_handler)
 
-    def close(self, timeout: float = 5.0) -> None:
-        """As :meth:`HiSockServer.close`; the loop's thread has ended then, unless this is called in a handler."""
-        super().close(timeout)
-        if not is_nested():  # else that thread may be waiting for this one
-            self.join(timeout)
-
     def stop_server(self) -> None:
         """The same as :meth:`close`. Source: 0.x."""
         self.close()
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait until the loop's thread ended. Source: 0.x."""
-        if self._thread is not None:
-            self._thread.join(timeout)
 
 
 def start_server(
