@@ -288,7 +288,7 @@ class TLSStream(Stream):
         try:
             while not self._shake_hands():
                 left = deadline.left(time.monotonic())
-                if left != 0 and self._left:
+                if left != 0 and self._unsent:
                     _wait_either(self.socket, left)
                 elif left == 0 or not wait_ready(self.socket, left):
                     raise TimeoutError(errno.ETIMEDOUT, "the TLS handshake took too long")
@@ -527,8 +527,9 @@ class TLSStream(Stream):
             raise BlockingIOError(errno.EAGAIN, "the socket takes nothing now")
         return self._send(data, NO_WAIT) if NO_WAIT else self._send(data[:SAFE_TO_SEND])
 
-    def _flush(self) -> None:
-        # Send what was left, if nobody is sending; never waits. What the system does not take stays left.
+    def _flush(self, *, patient: bool = True) -> None:
+        # Send what was left, if nobody is sending; never waits. What the system does not take goes before what is sent
+        # next; where nothing is, after the goodbye, a thread waits with it, unless one is not so patient.
         while self._left and self.write_lock.acquire(blocking=False):
             try:
                 if self._pushing:  # interrupted by a signal handler; it looks again afterwards
@@ -536,21 +537,26 @@ class TLSStream(Stream):
                 self._left = False
                 if self._leaving:
                     self._say_goodbye()
-                if not self._push(wait=False):
-                    self._left = True
-                    return
-                if self._leaving:
-                    self._shut(socket.SHUT_WR)
-            except (OSError, ValueError):  # it broke: the reader will notice
+                if self._push(wait=False):
+                    if self._leaving:
+                        self._shut(socket.SHUT_WR)
+                elif self._leaving and patient:
+                    threading.Thread(target=self._push_goodbye, name="simplesockets-goodbye", daemon=True).start()
+            except (OSError, ValueError, RuntimeError):  # it broke: the reader will notice; or: no more threads
                 return
             finally:
                 self.write_lock.release()
 
+    def _push_goodbye(self) -> None:
+        with self.write_lock, contextlib.suppress(OSError, ValueError):
+            self._push(wait=True)
+            self._shut(socket.SHUT_WR)
+
     # ------------------------------------------------------------------------------------------------------ ending
 
     def end_sending(self) -> None:
-        """Say goodbye after all that was sent, and end our side. Reading goes on. Never waits: if the system takes
-        nothing now, or another thread is just sending, it is done when that is over, or by :meth:`drain`."""
+        """Say goodbye after all that was sent, and end our side. Reading goes on. Never waits: if another thread is
+        just sending, or the system takes nothing now, it is done as soon as that is over."""
         if self._shaking:
             self._cut()
             return
@@ -566,7 +572,8 @@ class TLSStream(Stream):
     def cut(self) -> None:
         """End both directions at once and wake every thread that is blocked in the socket."""
         if not self._shaking:
-            self.end_sending()
+            self._leaving = self._left = True
+            self._flush(patient=False)
         self._cut()
 
     def _cut(self) -> None:
@@ -574,19 +581,10 @@ class TLSStream(Stream):
             self._shut(socket.SHUT_RDWR)
 
     def drain(self, deadline: Deadline) -> None:
-        """Read and discard until the other end closes too, or the time is over; and send what is left."""
+        """Read and discard until the other end closes too, or the time is over."""
         with contextlib.suppress(OSError, ValueError):
-            while True:
-                left = deadline.left(time.monotonic())
-                if self._left and left != 0:
-                    _wait_either(self.socket, left)
-                    self._flush()
-                    if not wait_ready(self.socket, 0):
-                        continue
-                elif not wait_ready(self.socket, left):
-                    return
-                if not self._recv(65536):
-                    return
+            while wait_ready(self.socket, deadline.left(time.monotonic())) and self._recv(65536):
+                pass
 
 
 def _pieces(data: bytes | memoryview) -> Iterator[bytes | memoryview]:

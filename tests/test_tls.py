@@ -27,10 +27,12 @@ from simplesockets import (
     SetupError,
     TCPClient,
     TCPServer,
+    tls,
 )
 from simplesockets.outbox import Courier, Outbox
 from simplesockets.timing import Deadline
 from simplesockets.tls import TLSStream
+from simplesockets.transport import wait_ready
 
 from .support import certificates
 from .support.certificates import CA, CLIENT, ELSEWHERE, EXPIRED, OTHER_CA, SERVER, client_side, server_side
@@ -187,7 +189,7 @@ def test_records_of_one_byte() -> None:
 def test_records_that_arrive_byte_by_byte_and_the_handshake_too() -> None:
     # The standard library's TLS over memory, carried one byte per segment.
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = client_side().wrap_bio(incoming, outgoing, server_hostname=HOST)
+    end = client_side().wrap_bio(incoming, outgoing, server_hostname=HOST)
 
     def carried(sock: socket.socket, operation: Callable[[], Any]) -> Any:
         while True:
@@ -203,13 +205,13 @@ def test_records_that_arrive_byte_by_byte_and_the_handshake_too() -> None:
 
     with tls_server(on_receive=echo) as server, raw_client(server) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        carried(sock, tls.do_handshake)
+        carried(sock, end.do_handshake)
         for message in (b"one", b"two" * 1000):
-            tls.write(message)
+            end.write(message)
             send(sock)
             received = b""
             while len(received) < len(message):
-                received += carried(sock, tls.read)
+                received += carried(sock, end.read)
             assert received == message
 
 
@@ -655,16 +657,16 @@ def test_on_connect_runs_after_the_handshake() -> None:
 def test_data_that_comes_with_the_end_of_the_handshake_is_received() -> None:
     # The client's last words of the handshake and its first data, in one segment.
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = client_side().wrap_bio(incoming, outgoing, server_hostname=HOST)
+    end = client_side().wrap_bio(incoming, outgoing, server_hostname=HOST)
     with tls_server() as server, raw_client(server) as sock:
         while True:
             try:
-                tls.do_handshake()
+                end.do_handshake()
                 break
             except ssl.SSLWantReadError:
                 sock.sendall(outgoing.read())
                 incoming.write(sock.recv(65536))
-        tls.write(b"early")
+        end.write(b"early")
         sock.sendall(outgoing.read())
         wait_until(lambda: server.event.new_data)
         assert [item.response for item in server.return_recved_data()] == [b"early"]
@@ -836,6 +838,72 @@ def test_who_reads_leaves_what_tls_has_to_say_to_a_sender_that_is_stuck() -> Non
         assert client.receive_some(1) == b""
 
 
+def test_a_goodbye_that_the_system_does_not_take_yet_is_said_when_it_does() -> None:
+    data = bytes(range(256)) * 40_000
+    with stream_pair() as (server, client):
+        sent = 0
+        with contextlib.suppress(BlockingIOError):  # nobody reads
+            while True:
+                sent += server.send_now([memoryview(data)[sent:]])
+        server.end_sending()  # does not wait
+        received = bytearray()
+        while part := client.receive_some(65536):
+            received += part
+        assert len(received) >= sent
+        assert data.startswith(received)
+
+
+def test_cutting_ends_whoever_waits_with_a_goodbye() -> None:
+    with stream_pair() as (server, _):
+        with contextlib.suppress(BlockingIOError):  # nobody reads
+            while True:
+                server.send_now([bytes(1_000_000)])
+        server.end_sending()
+        (waiting,) = [thread for thread in threading.enumerate() if thread.name == "simplesockets-goodbye"]
+        server.cut()
+        waiting.join(PATIENCE)
+        assert not waiting.is_alive()
+
+
+def test_who_was_sending_says_the_goodbye_that_another_thread_left() -> None:
+    gate = Gate()
+    with stream_pair() as (server, client):
+        send = server._send
+
+        def hold(*arguments: Any) -> int:
+            gate.arrive()
+            return send(*arguments)
+
+        server._send = hold
+        sender, _ = in_thread(lambda: server.send_all(b"the last"))
+        gate.wait_arrived()
+        server.end_sending()
+        gate.open()
+        sender.join(PATIENCE)
+        assert client.receive_some(100) == b"the last"
+        assert client.receive_some(100) == b""
+
+
+def test_part_of_a_record_is_nothing_to_receive(monkeypatch: pytest.MonkeyPatch) -> None:
+    records: list[bytes] = []
+    with stream_pair() as (server, client):
+        send = server._send
+        server._send = lambda data, *_: records.append(bytes(data)) or len(data)
+        server.send_all(b"whole")
+        (record,) = records
+        rest = [record[:10], record[10:]]
+
+        def arriving(*arguments: Any, **options: Any) -> bool:
+            if rest:  # while one waits
+                send(rest.pop(0))
+            return wait_ready(*arguments, **options)
+
+        monkeypatch.setattr(tls, "wait_ready", arriving)
+        assert client.wait_readable(PATIENCE)
+        assert client.receive_now(100) == b"whole"
+        server._send = send
+
+
 def test_a_stream_without_a_goodbye_ends_like_any_other() -> None:
     with stream_pair() as (server, client):
         server.send_all(b"cut off")
@@ -859,8 +927,8 @@ def test_reads_that_do_not_wait() -> None:
         assert not client.at_end()
         assert client.receive_waiting(100) == b"cdef"
         server.end_sending()
-        assert client.wait_readable(PATIENCE)
-        assert client.at_end()
+        wait_until(client.at_end)
+        assert client.wait_readable(0)
         assert client.receive_now(10) == b""
         client.send_all(b"back")
         assert server.receive_some(10) == b"back"
