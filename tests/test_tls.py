@@ -888,7 +888,12 @@ def test_part_of_a_record_is_nothing_to_receive(monkeypatch: pytest.MonkeyPatch)
     records: list[bytes] = []
     with stream_pair() as (server, client):
         send = server._send
-        server._send = lambda data, *_: records.append(bytes(data)) or len(data)
+
+        def keep(data: Any, *_: Any) -> int:
+            records.append(bytes(data))
+            return len(data)
+
+        server._send = keep
         server.send_all(b"whole")
         (record,) = records
         rest = [record[:10], record[10:]]
