@@ -52,7 +52,7 @@ class Step(enum.Enum):
 
 
 _MORE, _NOTHING, _PAUSED, _DONE = Step.MORE, Step.NOTHING, Step.PAUSED, Step.DONE  # looked up once
-_get_ident = threading.get_ident
+_get_ident, _now = threading.get_ident, time.perf_counter
 
 
 class Wakeable(Interface):
@@ -80,6 +80,7 @@ class Connection:
         self.closing = False
         self.kept = False  # the last hook wanted the stream to stay open for sending; somebody else closes it
         self.ending: Ending | None = None
+        self.read_at = 0.0  # the time (of perf_counter) between reading and dispatching in the latest step
         self.waker: Wakeable | None = None  # set by an engine: told when there is room again, or closing begins
         self.protocol = protocol
         self._raw = type(protocol) is RawProtocol  # a subclass may have other ideas
@@ -144,6 +145,7 @@ class Connection:
             except OSError as failure:
                 return self._not_read(failure)
         try:  # from here on nothing that was read gets lost
+            self.read_at = _now()
             self._dispatching = _get_ident()
             if self.closing:
                 return _DONE

@@ -48,6 +48,9 @@ AWAY = 0.005
 """Seconds without progress after which the stand-by does something about it."""
 SLOW = 0.0005
 """Seconds: a callback that takes longer twice in short succession runs in its client's own thread from then on."""
+CONTENTION = 4
+"""How many times as long as reading a callback has to take to be slow. Reading does not wait; if it takes long all the
+same, other threads keep the interpreter busy, and a callback that sends takes long for the same reason."""
 PATIENCE = 8
 """Quick callbacks that make up for a slow one. Any may seem slow once, when the system gave the core to others."""
 SPARE = 1.0
@@ -82,9 +85,10 @@ class _Parked:
         """There is room for its data again, or it is closing: have it looked at."""
         self.lot.listen_to(self, _LOOK)
 
-    def is_slow(self, seconds: float) -> bool:
-        """Told how long each step with a callback took: whether it has to go on in its own thread."""
-        if seconds > SLOW:
+    def is_slow(self, reading: float, calling: float) -> bool:
+        """Told how many seconds reading, and the callback, took in each step: whether it has to go on in its own
+        thread."""
+        if calling > SLOW and calling > CONTENTION * reading:
             self.tried += PATIENCE
             return self.tried > PATIENCE
         if self.tried:
@@ -400,9 +404,11 @@ class ParkingLot:
         began = 0.0 if self.polled else time.perf_counter()
         step = connection.step()
         if step is _MORE:
-            if began and parked.is_slow(time.perf_counter() - began):
-                self._let_out(parked, step)
-                return
+            if began:
+                between = connection.read_at
+                if parked.is_slow(between - began, time.perf_counter() - between):
+                    self._let_out(parked, step)
+                    return
         elif step is Step.PAUSED:
             self.listen_to(parked, 0)  # a hang-up is reported all the same
             if connection.closing or not connection.mailbox.is_paused(connection):

@@ -114,13 +114,24 @@ def test_a_slow_callback_runs_in_its_clients_own_thread_from_then_on() -> None:
 
 def test_one_slow_callback_is_forgiven_and_two_in_short_succession_are_not() -> None:
     # Any callback takes long when the system gives the core to others in the middle of it.
-    connection: Any = SimpleNamespace(stream=SimpleNamespace(socket=SimpleNamespace(fileno=lambda: -1)))
-    parked = leader._Parked(leader.ParkingLot("unused", Bell()), connection)
-
+    parked = some_parked()
     slow, quick = 2 * leader.SLOW, leader.SLOW / 2
     for _ in range(3):
-        assert not any(parked.is_slow(seconds) for seconds in [slow, *[quick] * leader.PATIENCE])
-    assert [parked.is_slow(slow), parked.is_slow(quick), parked.is_slow(slow)] == [False, False, True]
+        assert not any(parked.is_slow(0.0, seconds) for seconds in [slow, *[quick] * leader.PATIENCE])
+    assert [parked.is_slow(0.0, seconds) for seconds in (slow, quick, slow)] == [False, False, True]
+
+
+def test_a_callback_that_takes_no_longer_than_reading_is_not_slow() -> None:
+    # Other threads keep the interpreter busy then. Clients that went to their own threads would make that worse.
+    parked = some_parked()
+    slow = 2 * leader.SLOW
+    assert not any(parked.is_slow(slow / leader.CONTENTION, slow) for _ in range(10))
+    assert [parked.is_slow(slow / 100, slow) for _ in range(2)] == [False, True]
+
+
+def some_parked() -> leader._Parked:
+    connection: Any = SimpleNamespace(stream=SimpleNamespace(socket=SimpleNamespace(fileno=lambda: -1)))
+    return leader._Parked(leader.ParkingLot("unused", Bell()), connection)
 
 
 def test_a_stuck_callback_delays_nobody_else() -> None:
