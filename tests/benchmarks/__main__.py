@@ -15,7 +15,7 @@ medians over the rounds, and the median of each round's ratio to the baseline; t
 between the lowest and the highest round, as a part of the median. Only the loopback interface is used.
 Nothing is asserted about time.
 
-Left alone, a full run takes about ten minutes. Run it on a quiet machine: other work does not only slow it
+Left alone, a full run takes about fifteen minutes. Run it on a quiet machine: other work does not only slow it
 down, it also moves both ends of a connection to one core, where a single client's round trip may take a third
 of the time. Where the spread is large, believe no ratio.
 """
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.plot is not None:
         try:
-            plot.require_matplotlib()  # now, not after ten minutes
+            plot.require_matplotlib()  # now, not at the end
         except plot.NoPlot as reason:
             print(reason, file=sys.stderr)
             return 1
