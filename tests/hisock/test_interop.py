@@ -30,7 +30,7 @@ def released_python() -> pathlib.Path:
     try:
         return peer_python(RELEASE)
     except PeerUnavailable as reason:
-        pytest.skip(f"{reason} (a released package that cannot be installed)")
+        pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="module")

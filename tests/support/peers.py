@@ -26,7 +26,13 @@ _failures: dict[tuple[str, ...], str] = {}  # what did not install once is not t
 
 
 class PeerUnavailable(Exception):
-    """A peer could not be installed; the message says which one and why."""
+    """A peer could not be installed; the message says which one and why.
+
+    ``.ci/run`` looks for its last words among the reasons of skipped tests.
+    """
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} (a released package that cannot be installed)"
 
 
 def peer_python(requirement: str, *extra: str) -> pathlib.Path:
@@ -46,7 +52,7 @@ def peer_python(requirement: str, *extra: str) -> pathlib.Path:
         try:
             _make(home, wanted)
         except PeerUnavailable as reason:
-            _failures[wanted] = str(reason)
+            _failures[wanted] = reason.args[0]
             raise
     return home.joinpath(*_IN_ENVIRONMENT)
 
