@@ -21,6 +21,7 @@ import logging
 import operator
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping
 from ipaddress import ip_address
@@ -193,7 +194,7 @@ def _by_address(compare: Callable[[int, int], bool]) -> Callable[[HiSockLoop[Any
     return compared
 
 
-class HiSockLoop(Generic[Item]):
+class HiSockLoop(ABC, Generic[Item]):
     """What a server and a client have in common.
 
     Args:
@@ -334,17 +335,17 @@ class HiSockLoop(Generic[Item]):
             self._route(self._inbound.popleft())
         return self._calls.popleft() if self._calls else _nothing
 
+    @abstractmethod
     def _fetch(self) -> None:
         """Move what was received to ``_inbound``. Under the lock."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _route(self, item: Item) -> None:
         """Give a received item to whom it belongs. Under the lock."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """End everything."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         return repr(self)
@@ -404,8 +405,9 @@ class HiSockLoop(Generic[Item]):
 
         self._calls.append(call)
 
+    @abstractmethod
     def _wildcard_message(self, message: Unclaimed) -> Message:
-        raise NotImplementedError
+        """What the wildcard's handler gets."""
 
     def _remember(self, message: Message, claimed: bool) -> None:
         header = b"%-*d" % (self.header_len, len(message.body))
@@ -568,9 +570,9 @@ class HiSockLoop(Generic[Item]):
         """Whether nothing more will come."""
         return self.closed
 
+    @abstractmethod
     def _gone(self) -> Exception:
         """What to raise when a message is waited for that will not come any more."""
-        raise NotImplementedError
 
     # --------------------------------------------------------------------------------------------------- closing
 

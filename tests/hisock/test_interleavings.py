@@ -27,7 +27,7 @@ from simplesockets.outbox import Courier, Outbox
 from simplesockets.transport import Stream, Waker
 
 from ..support.running import HOST
-from ..support.waiting import PATIENCE, Gate, wait_until
+from ..support.waiting import PATIENCE, Gate, is_held, wait_until
 from .running import RawClient, client, framed, looping, pass_until, server, wait_names
 
 # ---------------------------------------------------------------------------------------- what a client may send
@@ -547,3 +547,25 @@ def test_joining_a_courier_that_ends_in_this_moment(monkeypatch: pytest.MonkeyPa
         courier.join(PATIENCE)
         joining.join()
         stream.close()
+
+
+def test_closing_ends_a_send_to_a_server_that_never_reads() -> None:
+    with socket.create_server((HOST, 0)) as listener:
+        ours = HiSockClient(listener.getsockname())
+        deaf, _ = listener.accept()
+        ended: list[bool] = []
+
+        def send() -> None:
+            with pytest.raises(OSError, match=r"."):
+                ours.send("much", bytes(32 << 20))
+            ended.append(True)
+
+        thread = threading.Thread(target=send)
+        with deaf:
+            thread.start()
+            wait_until(lambda: is_held(ours._connection.stream.write_lock), "the send to wait")
+            began = time.monotonic()
+            ours.close()
+            thread.join(PATIENCE)
+            assert ended
+            assert time.monotonic() - began < PATIENCE / 2

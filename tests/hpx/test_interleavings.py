@@ -23,7 +23,7 @@ from simplesockets.hpx import server as server_module
 from simplesockets.hpx.codec import Unpacker, pack
 from simplesockets.server import TCPServer
 
-from ..support.waiting import PATIENCE, Gate, wait_until
+from ..support.waiting import PATIENCE, Gate, is_held, wait_until
 from .support import GREETING, frame, peer, read_frame, running, scripted_server
 
 CALL = [{"fname": "add", "a": 1}]
@@ -424,3 +424,31 @@ def test_a_frame_of_many_pieces_takes_no_more_memory_than_another() -> None:
         tracemalloc.stop()
     assert found == [text]
     assert peak < 16 * len(text)
+
+
+def test_closing_ends_a_send_to_a_server_that_never_reads() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = Client("c", port=listener.getsockname()[1], host="127.0.0.1", session_id="s")
+        connecting = threading.Thread(target=client.connect)
+        connecting.start()
+        deaf, _ = listener.accept()
+        ended: list[bool] = []
+
+        def send() -> None:
+            with pytest.raises(hpx.HPXError):
+                client.send_bytes(os.urandom(14 << 20))
+            ended.append(True)
+
+        with deaf:
+            deaf.sendall(frame(GREETING))
+            connecting.join(PATIENCE)
+            thread = threading.Thread(target=send)
+            thread.start()
+            connection = client._tcp._connection
+            assert connection is not None
+            wait_until(lambda: is_held(connection.stream.write_lock), "the send to wait")
+            began = time.monotonic()
+            client.close()
+            thread.join(PATIENCE)
+            assert ended
+            assert time.monotonic() - began < PATIENCE / 2

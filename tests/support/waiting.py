@@ -48,3 +48,11 @@ class Gate:
     def open(self) -> None:
         """Let it go, and whoever comes later."""
         self._opened.set()
+
+
+def is_held(lock: threading.RLock) -> bool:  # a function, before Python 3.13
+    """Whether another thread holds the lock."""
+    free = lock.acquire(blocking=False)
+    if free:
+        lock.release()
+    return not free
