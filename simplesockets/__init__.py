@@ -11,6 +11,7 @@ client and server are what programs use.
 """
 
 from . import typehints
+from .certificates import Certificate, self_signed
 from .client import TCPClient
 from .errors import (
     BindError,
@@ -38,6 +39,7 @@ __version__ = "1.0.0.dev0"
 __all__ = [
     "BindError",
     "BusyError",
+    "Certificate",
     "ConnectionClosed",
     "DelimiterFramer",
     "Ending",
@@ -62,5 +64,6 @@ __all__ = [
     "TCPClient",
     "TCPServer",
     "UnknownClient",
+    "self_signed",
     "typehints",
 ]

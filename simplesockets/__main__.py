@@ -1,4 +1,4 @@
-"""The command line: ``python -m simplesockets demo | echo | connect | hpx`` (also installed as ``simplesockets``)."""
+"""The command line: ``python -m simplesockets demo | echo | connect | certificate | hpx`` (or ``simplesockets …``)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from . import TCPClient, TCPServer, __version__, hisock
+from . import TCPClient, TCPServer, __version__, hisock, self_signed
+from .certificates import DAYS, HOSTNAMES
 from .errors import SimpleSocketsError
 from .hpx import command as hpx
 
@@ -179,6 +180,19 @@ def send_lines(client: TCPClient) -> None:
     client.end_sending()
 
 
+# ------------------------------------------------------------------------------------------------- certificate
+
+
+def certificate(options: argparse.Namespace) -> int:
+    """Make a self-signed certificate, or find that a good one is there; say where it is and what to do with it."""
+    files = self_signed(options.directory, options.host or HOSTNAMES, options.days, renew=options.renew)
+    print(f"certificate  {files.certfile}")
+    print(f"key          {files.keyfile}  (the server's alone)")
+    print(f"server.setup(certfile={str(files.certfile)!r}, keyfile={str(files.keyfile)!r})")
+    print(f"client.setup(…, cafile={str(files.certfile)!r})")
+    return 0
+
+
 # ---------------------------------------------------------------------------------------------------- arguments
 
 
@@ -200,6 +214,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("host")
     command.add_argument("port", type=int)
     command.set_defaults(run=connect)
+
+    command = commands.add_parser("certificate", help="make a self-signed certificate for development")
+    command.add_argument("directory", nargs="?", default=".", help="where to keep it (default: here)")
+    names = f"name or IP address of the server; may be repeated (default: {' '.join(HOSTNAMES)})"
+    command.add_argument("--host", action="append", help=names)
+    command.add_argument("--days", type=int, default=DAYS, help=f"that it is good for (default: {DAYS})")
+    command.add_argument("--renew", action="store_true", help="make another one even if that which is there is good")
+    command.set_defaults(run=certificate)
 
     hpx.add_command(commands)
     return top

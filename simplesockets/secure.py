@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ssl import SSLContext
 
+from .certificates import Certificate, self_signed
 from .client import CONNECT_TIMEOUT, TCPClient
 from .dispatch import Callback
 from .errors import SetupError
@@ -15,6 +16,8 @@ from .events import ReceivedBytes
 from .protocol import ProtocolFactory, RawProtocol
 from .server import TCPServer
 from .tls import HANDSHAKE_TIMEOUT, Path, client_context, server_context
+
+__all__ = ["Certificate", "SecureClient", "SecureServer", "self_signed"]
 
 
 class SecureServer(TCPServer):
@@ -47,7 +50,8 @@ class SecureServer(TCPServer):
 
         Args:
             keysize: accepted for programs of 0.4; the certificate's key counts.
-            certfile: PEM file of the server's certificate, followed by those that signed it.
+            certfile: PEM file of the server's certificate, followed by those that signed it. For development,
+                :func:`self_signed` makes one.
             keyfile: PEM file of its key; not given: it is in ``certfile``, too.
             password: of the key.
             cafile: PEM file of those who sign clients' certificates; given, each client has to have one.

@@ -20,6 +20,7 @@ ORDER = [
     "protocol",
     "transport",
     "tls",
+    "certificates",
     "mailbox",
     "outbox",
     "dispatch",
