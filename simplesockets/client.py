@@ -10,16 +10,16 @@ from socket import AF_INET, SOCK_STREAM
 from socket import socket as Socket
 from ssl import SSLContext, SSLError
 from types import TracebackType
-from typing import cast
+from typing import BinaryIO, cast
 
 from typing_extensions import Self
 
-from . import events, tls, transport
+from . import events, files, tls, transport
 from .connection import LINGER, Connection
 from .dispatch import Callback, ClientDispatch, Dispatch, log
 from .endpoint import Endpoint, EndpointEvents
 from .engine import LINGER_AT_CLOSE, ThreadEngine
-from .errors import BusyError, ConnectionClosed, ProtocolError, SetupError
+from .errors import BusyError, ConnectionClosed, FileIncomplete, FileTimeout, ProtocolError, SetupError
 from .events import Data, Ending, Event, ExceptionList, ReceivedBytes, to_bytes
 from .mailbox import Bell, Flag, Mailbox
 from .protocol import ProtocolFactory, RawProtocol
@@ -341,6 +341,52 @@ class TCPClient(Endpoint[ClientDispatch]):
             return False
         return True
 
+    def send_file(
+        self,
+        path: files.Path | BinaryIO,
+        progress: files.SendProgress | None = None,
+        *,
+        offset: int = 0,
+        count: int | None = None,
+    ) -> bool:
+        """Send a file, as it is, with nothing of anybody else's in between; waits while the server does not read.
+
+        Exactly the bytes that it has at the beginning are sent; the server has to know how many these are, or that
+        they go on until the end of the stream. If not all of them can be sent, for whatever reason, the connection is
+        broken off, once the first was: the server sees a reset.
+
+        Args:
+            path: of the file; or the file, opened in binary mode, which is left standing after what was sent.
+            progress: called as ``progress(done, total)`` with numbers of bytes, first of all with ``done=0``; or an
+                object with ``update(more)``, as ``tqdm`` has. It runs in this thread, must be quick, and cannot send
+                anything. What it raises ends the sending, and is raised here.
+            offset: where in the file to begin.
+            count: how many bytes to send; not given: all up to the end of the file.
+
+        Returns:
+            Whether it was sent. If not, because the connection broke or there is none, the error is recorded: see
+            :meth:`return_exceptions`.
+
+        Raises:
+            FileIncomplete: the file became shorter meanwhile.
+            OSError: the file cannot be opened or read: ``FileNotFoundError``, ``IsADirectoryError`` …
+            TypeError, ValueError: an argument is of no use, or the file has no such bytes.
+            LifecycleError: the connection has a protocol (``setup(protocol=…)``), whose messages it would break.
+            BusyError: called in ``progress``.
+        """
+        connection = self._connection
+        failure: OSError | None
+        if connection is None:
+            failure = ConnectionClosed("this client is not connected; call connect() first")
+        elif connection.over or (connection.thread is None and connection.stream.at_end()):
+            failure = ConnectionClosed("the connection has ended; reconnect() opens a new one")
+        else:
+            _, failure = files.send(connection, path, progress, offset=offset, count=count)
+        if failure is not None:
+            self._dispatch.journal.record(failure, "could not send", level=logging.INFO)
+            self._lost(connection, failure)
+        return failure is None
+
     def end_sending(self) -> bool:
         """Tell the server that nothing more will be sent; receiving goes on.
 
@@ -411,6 +457,59 @@ class TCPClient(Endpoint[ClientDispatch]):
             if not data:
                 self._lost(connection, None)
         return ReceivedBytes(data, time.time())
+
+    def receive_file(
+        self,
+        path: files.Path,
+        size: int | None,
+        progress: files.ReceiveProgress | None = None,
+        *,
+        head: bytes = b"",
+        timeout: float | None = None,
+    ) -> int:
+        """Receive what comes next as a file. It has its name when it is complete, and not before.
+
+        Without :meth:`autorecv`, and in ``on_receive``, it reads the socket. With it, and without ``on_receive``, it
+        takes what was received automatically, and what comes then; meanwhile nobody else may fetch that, with
+        :meth:`return_recved_data` for example.
+
+        If it fails after the first byte, the connection is broken off: what follows would be taken for something
+        else. The server sees a reset.
+
+        Args:
+            path: of the file; one that is there is replaced. Do not make it of a name that the other end sent without
+                looking at that: it may be ``../..``.
+            size: how many bytes come; None: all until the end of the stream.
+            progress: as for :meth:`send_file`; ``total`` is None where ``size`` is.
+            head: bytes of the file that came already, such as those behind a header in the same item.
+            timeout: seconds without any further byte, after which it gives up; None waits until the connection ends.
+
+        Returns:
+            The number of bytes written.
+
+        Raises:
+            ConnectionClosed: there is no connection.
+            FileIncomplete: the connection ended before. Its ``done`` and ``expected`` say how much came. (A
+                ConnectionError.)
+            FileTimeout: nothing came in time. (A FileIncomplete, and a TimeoutError.)
+            OSError: the file cannot be written.
+            TypeError, ValueError: an argument is of no use.
+            LifecycleError: the connection has a protocol (``setup(protocol=…)``); or this is not ``on_receive``, which
+                gets what comes.
+        """
+        connection = self._connection
+        if connection is None:
+            raise ConnectionClosed("this client is not connected; call connect() first")
+        delivered = not self._dispatch.polled
+        try:
+            received = files.receive(connection, path, size, progress, head=head, timeout=timeout, delivered=delivered)
+        except FileIncomplete as failure:
+            if not isinstance(failure, FileTimeout):
+                self._lost(connection, failure.__cause__ if isinstance(failure.__cause__, OSError) else None)
+            raise
+        if size is None:
+            self._lost(connection, None)
+        return received
 
     def return_recved_data(self, clear_event: bool = True) -> list[ReceivedBytes]:
         """Fetch all received data, oldest first: bytes that also have 0.4's attributes ``response``, ``time_`` and

@@ -12,6 +12,8 @@ keep working.
     │   ├── BindError             a listening address cannot be used        (OSError)
     │   ├── ResolveError          a host name does not resolve              (socket.gaierror)
     │   ├── ConnectionClosed      the connection was ended on this side     (ConnectionError)
+    │   ├── FileIncomplete        a file did not come or go as a whole      (ConnectionError)
+    │   │   └── FileTimeout       nothing more of it came in time           (TimeoutError)
     │   └── UnknownClient         no such client is connected               (LookupError)
     └── ProtocolError             the other end broke the rules of the protocol
         ├── FrameTooLarge
@@ -54,6 +56,26 @@ class ResolveError(SocketError, socket.gaierror):
 
 class ConnectionClosed(SocketError, ConnectionError):
     """The connection is not open any more, or never was."""
+
+
+class FileIncomplete(SocketError, ConnectionError):
+    """A file was not transferred as a whole.
+
+    Args:
+        why: what happened.
+        done: bytes that came, or were sent.
+        expected: bytes that the file has; None where it was to go on until the end of the stream.
+    """
+
+    def __init__(self, why: str, done: int, expected: int | None) -> None:
+        of = "bytes" if expected is None else f"of {expected} bytes"
+        super().__init__(f"{why} after {done} {of} of a file")
+        self.done = done
+        self.expected = expected
+
+
+class FileTimeout(FileIncomplete, TimeoutError):
+    """Nothing more of a file came in time."""
 
 
 class UnknownClient(SocketError, LookupError):

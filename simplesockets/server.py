@@ -12,11 +12,11 @@ from socket import AF_INET, SOCK_STREAM
 from socket import socket as Socket
 from ssl import SSLContext
 from types import TracebackType
-from typing import cast
+from typing import BinaryIO, cast
 
 from typing_extensions import Self
 
-from . import tls, transport
+from . import files, tls, transport
 from .connection import Connection
 from .dispatch import Callback, Dispatch, ServerDispatch, log
 from .endpoint import Endpoint, EndpointEvents
@@ -77,6 +77,7 @@ class Server_Client:
         self.cipher = cipher
         self.recv_buffer = recv_buffer
         self._thread = thread
+        self._dispatch: ServerDispatch | None = None  # set by servers
         self._handmade = connection is None  # then nobody else reads or ends this connection
         self._connection = connection or Connection(Stream(socket), RawProtocol(), Mailbox(Bell()), recv_buffer)
 
@@ -138,6 +139,86 @@ class Server_Client:
         if isinstance(size, bool):  # 0.4's recv(raw), by position
             size = None
         return ReceivedBytes(self._connection.receive(size, timeout), time.time(), self)
+
+    def send_file(
+        self,
+        path: files.Path | BinaryIO,
+        progress: files.SendProgress | None = None,
+        *,
+        offset: int = 0,
+        count: int | None = None,
+    ) -> int:
+        """Send a file, as it is, with nothing of anybody else's in between; waits while the client does not read.
+
+        Exactly the bytes that it has at the beginning are sent; the client has to know how many these are, or that
+        they go on until the end of the stream. If not all of them can be sent, for whatever reason, the connection is
+        broken off, once the first was: the client sees a reset.
+
+        Args:
+            path: of the file; or the file, opened in binary mode, which is left standing after what was sent.
+            progress: called as ``progress(done, total)`` with numbers of bytes, first of all with ``done=0``; or an
+                object with ``update(more)``, as ``tqdm`` has. It runs in this thread, must be quick, and cannot send
+                to this client. What it raises ends the sending, and is raised here.
+            offset: where in the file to begin.
+            count: how many bytes to send; not given: all up to the end of the file.
+
+        Returns:
+            The number of bytes, all of them.
+
+        Raises:
+            ConnectionError: the connection is closed or broke.
+            FileIncomplete: the file became shorter meanwhile. (A ConnectionError.)
+            OSError: the file cannot be opened or read: ``FileNotFoundError``, ``IsADirectoryError`` …
+            TypeError, ValueError: an argument is of no use, or the file has no such bytes.
+            LifecycleError: the connection has a protocol (``setup(protocol=…)``), whose messages it would break.
+            BusyError: called in ``progress``, for the same client.
+        """
+        sent, failure = files.send(self._connection, path, progress, offset=offset, count=count)
+        if failure is not None:
+            raise failure
+        return sent
+
+    def receive_file(
+        self,
+        path: files.Path,
+        size: int | None,
+        progress: files.ReceiveProgress | None = None,
+        *,
+        head: bytes = b"",
+        timeout: float | None = None,
+    ) -> int:
+        """Receive what comes next as a file. It has its name when it is complete, and not before.
+
+        In a callback, or in ``handle_client``, it reads the socket. Elsewhere it takes what the client's thread has
+        received for polling, and what comes then; meanwhile nobody else may fetch that, with
+        ``return_recved_data()`` for example.
+
+        If it fails after the first byte, the connection is broken off: what follows would be taken for something
+        else. The other end sees a reset.
+
+        Args:
+            path: of the file; one that is there is replaced. Do not make it of a name that the other end sent without
+                looking at that: it may be ``../..``.
+            size: how many bytes come; None: all until the end of the stream.
+            progress: as for :meth:`send_file`; ``total`` is None where ``size`` is.
+            head: bytes of the file that came already, such as those behind a header in the same item.
+            timeout: seconds without any further byte, after which it gives up; None waits until the connection ends.
+
+        Returns:
+            The number of bytes written.
+
+        Raises:
+            FileIncomplete: the connection ended before. Its ``done`` and ``expected`` say how much came. (A
+                ConnectionError.)
+            FileTimeout: nothing came in time. (A FileIncomplete, and a TimeoutError.)
+            OSError: the file cannot be written.
+            TypeError, ValueError: an argument is of no use.
+            LifecycleError: the connection has a protocol (``setup(protocol=…)``); or this is not the callback that gets
+                what comes.
+        """
+        dispatch = self._dispatch
+        delivered = dispatch is not None and not (dispatch.polled and dispatch.assigned("handle_client") is None)
+        return files.receive(self._connection, path, size, progress, head=head, timeout=timeout, delivered=delivered)
 
     def close(self) -> None:
         """End the connection in good order: what was sent arrives. ``on_disconnect`` runs. May be repeated."""
@@ -501,6 +582,36 @@ class TCPServer(Endpoint[ServerDispatch]):
             return False
         return True
 
+    def send_file(
+        self,
+        path: files.Path | BinaryIO,
+        target: Target,
+        progress: files.SendProgress | None = None,
+        *,
+        offset: int = 0,
+        count: int | None = None,
+    ) -> bool:
+        """Send a file to a client: see :meth:`Server_Client.send_file`.
+
+        Args:
+            path, progress, offset, count: as there.
+            target: the client's socket or object (as in callbacks and received items), or its address.
+
+        Returns:
+            Whether it was sent. If not, because the connection broke or there is none, the error is recorded: see
+            :meth:`return_exceptions`. What is wrong with the file, and what ``progress`` raises, is raised.
+        """
+        try:
+            receiver = self._find(target)
+            _, failure = files.send(receiver._connection, path, progress, offset=offset, count=count)
+        except UnknownClient as unknown:
+            return self._not_sent(unknown, target)
+        return failure is None or self._not_sent(failure, target)
+
+    def _not_sent(self, failure: OSError | UnknownClient, target: Target) -> bool:
+        self._dispatch.journal.record(failure, f"could not send to {target!r}", level=logging.INFO)
+        return False
+
     def disconnect(self, target: Target | None = None, *, address: Target | None = None) -> bool:
         """End a client's connection in good order: what was sent to it arrives. ``on_disconnect`` runs.
 
@@ -581,6 +692,27 @@ class TCPServer(Endpoint[ServerDispatch]):
         except (OSError, UnknownClient) as failure:
             self._dispatch.journal.record(failure, f"could not receive from {client!r}", level=logging.INFO)
             return ReceivedBytes(b"", time.time())
+
+    def receive_file(
+        self,
+        path: files.Path,
+        size: int | None,
+        client: Target,
+        progress: files.ReceiveProgress | None = None,
+        *,
+        head: bytes = b"",
+        timeout: float | None = None,
+    ) -> int:
+        """Receive a file from one client: see :meth:`Server_Client.receive_file`.
+
+        Args:
+            path, size, progress, head, timeout: as there.
+            client: the client's socket or object, or its address.
+
+        Returns, raises:
+            as there; also UnknownClient: no such client is connected.
+        """
+        return self._find(client).receive_file(path, size, progress, head=head, timeout=timeout)
 
     def await_event(self, timeout: float = 0) -> tuple[Event, list[ReceivedItem] | ExceptionList | None]:
         """Wait until something happens.
@@ -665,7 +797,7 @@ class TCPServer(Endpoint[ServerDispatch]):
             return
         connection = Connection(stream, protocol, self._mailbox, self._recv_buffer)
         client = Server_Client(stream.socket, address, recv_buffer=self._recv_buffer, connection=connection)
-        dispatch = self._dispatch
+        client._dispatch = dispatch = self._dispatch
         bind = partial(
             connection.bind,
             deliver=dispatch.delivery(client, connection),

@@ -21,11 +21,12 @@ import logging
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from .errors import BindError, ConnectionClosed, ResolveError
+from .errors import BindError, BusyError, ConnectionClosed, ResolveError
 from .timing import Deadline
 
 log = logging.getLogger("simplesockets")
@@ -214,6 +215,117 @@ class Stream:
             except (OSError, ValueError) as failure:
                 raise self._named(failure) from failure
 
+    # Sending a file takes several steps, between which nothing else may be sent and the stream may not simply end.
+
+    sends_files = hasattr(os, "sendfile")
+    """Whether :meth:`send_from` works."""
+    _alone = False  # somebody sends undisturbed; protected by the write lock
+    _ended_meanwhile = False  # our side of the stream is to end, or ended, since somebody sent undisturbed
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Meanwhile nobody else sends, and the calling thread only by :meth:`send_part` and :meth:`send_from`. (The
+        write lock alone would let its callbacks and signal handlers in.) The end of our side waits for it.
+
+        Raises:
+            BusyError: the calling thread does so already, below on its stack.
+        """
+        try:
+            with self._alone_with_lock():
+                yield
+        finally:
+            if self._ended_meanwhile:
+                self._end_when_alone()
+
+    @contextlib.contextmanager
+    def _alone_with_lock(self) -> Iterator[None]:
+        with self.write_lock:
+            if self._alone:
+                raise busy()
+            send = self._send
+            try:
+                self._alone, self._send = True, _refuse_to_mix
+                self.end_sending = self._end_when_alone  # type: ignore[method-assign]
+                yield
+            finally:
+                self._alone = False
+                if self._send is _refuse_to_mix:
+                    self._send = send
+
+    def send_part(self, data: bytes) -> None:
+        """Send everything, inside :meth:`undisturbed`. Raises as :meth:`send_all`, and ConnectionClosed as soon as our
+        side is to end."""
+        self._require_going_on()
+        self._send_rest(memoryview(data), 0)
+
+    def send_from(self, fd: int, offset: int, count: int) -> int:
+        """Have the system send from a file, inside :meth:`undisturbed`.
+
+        Args:
+            fd: the file's descriptor.
+            offset: where to begin.
+            count: how many bytes at most, 1 or more.
+
+        Returns:
+            How many bytes were sent; 0 at the end of the file.
+
+        Raises:
+            OSError: as :meth:`send_part`; or the system cannot send from this file, or cannot read it.
+        """
+        while True:
+            self._require_going_on()
+            try:
+                return os.sendfile(self.socket.fileno(), fd, offset, count)
+            except (BlockingIOError, TimeoutError) as failure:
+                if failure.errno == errno.ETIMEDOUT:
+                    raise
+            except OSError as failure:
+                raise self._named(failure) from failure
+            wait_ready(self.socket, None, writable=True)
+
+    def break_off(self) -> None:
+        """From now on nothing is sent, and whoever ends the connection resets it: so the other end cannot take what it
+        got for everything. (Where the system is not POSIX, it ends as usual.)"""
+        self._send, self._ended_meanwhile = _refuse_after_break, True
+        if os.name != "posix":  # there, a reader would not wake
+            return
+        with contextlib.suppress(OSError):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.end_sending = self.cut = self._stop_reading  # type: ignore[method-assign]
+        self.drain = _read_no_more  # type: ignore[method-assign]
+
+    def _require_going_on(self) -> None:
+        if self._ended_meanwhile:
+            raise ConnectionClosed("this connection was closed here in the middle of a file")
+
+    def _end_when_alone(self) -> None:
+        # In place of end_sending(), and never waiting either: who is not alone leaves it to who is.
+        self._ended_meanwhile = True
+        if self.write_lock.acquire(blocking=False):
+            try:
+                if not self._alone:
+                    self._end_now()
+            finally:
+                self.write_lock.release()
+
+    def _end_now(self) -> None:
+        if self._send is _refuse_after_break:
+            self._stop_reading()
+        else:
+            type(self).end_sending(self)
+
+    def _stop_reading(self) -> None:
+        # In place of cut(), once broken off: wakes the reader, and tells the other end nothing, which is what closing
+        # is for. A sender that is blocked does not wake from that, and one that will not is worse than a mere end.
+        if self.write_lock.acquire(blocking=False):
+            try:
+                with contextlib.suppress(OSError):
+                    self.socket.shutdown(socket.SHUT_RD)
+            finally:
+                self.write_lock.release()
+        else:
+            type(self).cut(self)
+
     def _named(self, failure: Exception) -> Exception:
         if self.closed:
             return ConnectionClosed("this connection was closed; connect again before you send")
@@ -240,6 +352,26 @@ class Stream:
         self.cut()  # a sender that is blocked wakes and lets go of the lock
         with self.write_lock:
             self.socket.close()
+
+
+def busy() -> BusyError:
+    """The error for who sends in the middle of a file of its own."""
+    return BusyError(
+        "this thread is in the middle of sending a file on this connection; what you send now, in a progress "
+        "callback or a signal handler, would get into it. Send it afterwards"
+    )
+
+
+def _refuse_to_mix(*_: object) -> int:
+    raise busy()
+
+
+def _refuse_after_break(*_: object) -> int:
+    raise ConnectionClosed("this connection was broken off in the middle of a file")
+
+
+def _read_no_more(deadline: Deadline) -> None:
+    pass
 
 
 # --------------------------------------------------------------------------------------------------- listening

@@ -25,6 +25,7 @@ ORDER = [
     "outbox",
     "dispatch",
     "connection",
+    "files",
     "leader",
     "engine",
     "endpoint",
