@@ -29,6 +29,7 @@ from .errors import (
     SimpleSocketsError,
     SocketError,
     UnknownClient,
+    WorkerError,
 )
 from .events import Ending, Event, Socket_Response
 from .framing import DelimiterFramer, LengthPrefixFramer
@@ -68,6 +69,7 @@ __all__ = [
     "TCPClient",
     "TCPServer",
     "UnknownClient",
+    "WorkerError",
     "self_signed",
     "typehints",
 ]

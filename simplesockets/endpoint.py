@@ -61,6 +61,7 @@ class Endpoint(Generic[Some]):
 
     @on_connect.setter
     def on_connect(self, function: Callback | None) -> None:
+        self._require_assignable("on_connect")
         self._dispatch.assign("on_connect", function)
 
     @property
@@ -70,6 +71,7 @@ class Endpoint(Generic[Some]):
 
     @on_disconnect.setter
     def on_disconnect(self, function: Callback | None) -> None:
+        self._require_assignable("on_disconnect")
         self._dispatch.assign("on_disconnect", function)
 
     @property
@@ -79,6 +81,7 @@ class Endpoint(Generic[Some]):
 
     @on_receive.setter
     def on_receive(self, function: Callback | None) -> None:
+        self._require_assignable("on_receive")
         engine = self._engine
         if engine is not None and function is not None:
             engine.set_polled(False)  # before it can run in a thread that polls
@@ -89,6 +92,9 @@ class Endpoint(Generic[Some]):
                 engine.set_polled(self._dispatch.polled)
         if not self._dispatch.polled:
             self._mailbox.resume_all()
+
+    def _require_assignable(self, name: str) -> None:
+        """Called before a callback is assigned, to refuse that."""
 
     def _assign(self, **callbacks: Callback | None) -> None:
         # What was given; else the method by which a subclass replaced the property of that name.

@@ -14,7 +14,8 @@ keep working.
     │   ├── ConnectionClosed      the connection was ended on this side     (ConnectionError)
     │   ├── FileIncomplete        a file did not come or go as a whole      (ConnectionError)
     │   │   └── FileTimeout       nothing more of it came in time           (TimeoutError)
-    │   └── UnknownClient         no such client is connected               (LookupError)
+    │   ├── UnknownClient         no such client is connected               (LookupError)
+    │   └── WorkerError           what a worker process reported, or its death
     └── ProtocolError             the other end broke the rules of the protocol
         ├── FrameTooLarge
         ├── FrameTruncated
@@ -86,6 +87,21 @@ class UnknownClient(SocketError, LookupError):
             f"no client {target!r} is connected (it may have left already); server.clients lists those that are"
         )
         self.target = target
+
+
+class WorkerError(SocketError):
+    """An exception that a worker process reported (its traceback there is in ``__cause__``), or that process's death.
+
+    Args:
+        message: what happened.
+        worker: the worker's number, from 1.
+        pid: the process.
+    """
+
+    def __init__(self, message: str, worker: int, pid: int) -> None:
+        super().__init__(message)
+        self.worker = worker
+        self.pid = pid
 
 
 class ProtocolError(SimpleSocketsError):

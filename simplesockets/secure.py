@@ -6,6 +6,7 @@ Release 0.4 has these names, with a cipher of its own; programs keep their calls
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from ssl import SSLContext
 
 from .certificates import Certificate, self_signed
@@ -14,7 +15,7 @@ from .dispatch import Callback
 from .errors import SetupError
 from .events import ReceivedBytes
 from .protocol import ProtocolFactory, RawProtocol
-from .server import TCPServer
+from .server import ContextMaker, TCPServer
 from .tls import HANDSHAKE_TIMEOUT, Path, client_context, server_context
 
 __all__ = ["Certificate", "SecureClient", "SecureServer", "self_signed"]
@@ -39,8 +40,9 @@ class SecureServer(TCPServer):
         keysize: int = 2048,
         *,
         protocol: ProtocolFactory = RawProtocol,
-        ssl_context: SSLContext | None = None,
+        ssl_context: SSLContext | ContextMaker | None = None,
         handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
+        workers: int | None = None,
         certfile: Path | None = None,
         keyfile: Path | None = None,
         password: str | None = None,
@@ -63,7 +65,7 @@ class SecureServer(TCPServer):
         if ssl_context is None:
             if certfile is None:
                 raise SetupError("TLS needs a certificate: setup(certfile=…, keyfile=…), or setup(ssl_context=…)")
-            ssl_context = server_context(certfile, keyfile, password, cafile)
+            ssl_context = partial(server_context, certfile, keyfile, password, cafile)
         elif files != (None,) * 4:
             raise SetupError("give either ssl_context, or certfile and its like, not both")
         super().setup(
@@ -78,6 +80,7 @@ class SecureServer(TCPServer):
             protocol=protocol,
             ssl_context=ssl_context,
             handshake_timeout=handshake_timeout,
+            workers=workers,
         )
 
 

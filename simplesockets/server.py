@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
 import time
 import weakref
@@ -12,13 +13,13 @@ from socket import AF_INET, SOCK_STREAM
 from socket import socket as Socket
 from ssl import SSLContext
 from types import TracebackType
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from typing_extensions import Self
 
 from . import files, tls, transport
 from .connection import Connection
-from .dispatch import Callback, Dispatch, ServerDispatch, log
+from .dispatch import Callback, Dispatch, Journal, ServerDispatch, log
 from .endpoint import Endpoint, EndpointEvents
 from .engine import Acceptor, ThreadEngine, is_nested, join
 from .errors import LifecycleError, SetupError, UnknownClient
@@ -34,11 +35,19 @@ from .events import (
     ReceivedItem,
     to_bytes,
 )
-from .mailbox import Bell, Mailbox, is_mine
+from .mailbox import Bell, Flag, Mailbox, is_mine
 from .protocol import Protocol, ProtocolFactory, RawProtocol
 from .timing import Deadline
 from .tls import HANDSHAKE_TIMEOUT, TLSStream
 from .transport import Stream
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection as Pipe
+
+    from . import workers as processes  # loaded where it is needed: multiprocessing takes its time
+
+ContextMaker = Callable[[], SSLContext]
+"""Makes a context for TLS, for processes that it could not be sent to."""
 
 ANSWER_TIME = 1.0
 """Seconds that a polled client which sends no more (it closed, or half of it) can still be answered."""
@@ -311,8 +320,10 @@ class TCPServer(Endpoint[ServerDispatch]):
     def __init__(self, max_connections: int | None = None) -> None:
         super().__init__(ServerDispatch(Mailbox(Bell())))
         self.event = ServerEvents(self, self._dispatch)
-        self.clients: ClientTable[Server_Client] = ClientTable()
+        self._clients: ClientTable[Server_Client] = ClientTable()
         self._lock = threading.RLock()  # protects what follows and clients; never held across I/O or user code
+        self._workers: processes.Workers | None = None
+        self._inherited: list[Socket] = []  # listening sockets, in a worker process
         self._connected: set[Server_Client] = set()
         self._acceptor: Acceptor | None = None
         self._listeners: list[Socket] = []
@@ -342,8 +353,9 @@ class TCPServer(Endpoint[ServerDispatch]):
         on_receive: Callback | None = None,
         *,
         protocol: ProtocolFactory = RawProtocol,
-        ssl_context: SSLContext | None = None,
+        ssl_context: SSLContext | ContextMaker | None = None,
         handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
+        workers: int | None = None,
     ) -> None:
         """Bind and listen. Clients can connect from now on; they are served after :meth:`start`.
 
@@ -362,12 +374,14 @@ class TCPServer(Endpoint[ServerDispatch]):
             protocol: makes the protocol of each connection; not given, data comes as a stream, in pieces as they
                 were read.
             ssl_context: for TLS: ``ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)`` with the server's
-                certificate (``load_cert_chain``). Each client's handshake happens in its own thread, before
-                ``on_connect``; one that fails is recorded, and nothing else happens.
+                certificate (``load_cert_chain``), or a function that makes one. Each client's handshake happens in its
+                own thread, before ``on_connect``; one that fails is recorded, and nothing else happens.
             handshake_timeout: seconds that it may take; None is without limit.
+            workers: serve with so many processes, to use as many cores; None serves in this one. For callbacks at the
+                top level of a module. The main file needs ``if __name__ == "__main__":``; the guide says more.
 
         Raises:
-            SetupError: it was called already.
+            SetupError: it was called already; or workers cannot do this, and the message says why.
             BindError: an address cannot be used, because the port is in use, say. (An OSError.)
             ResolveError: a name does not resolve. (A socket.gaierror.)
             TypeError, ValueError: an argument is of no use; the message says what to give.
@@ -377,30 +391,94 @@ class TCPServer(Endpoint[ServerDispatch]):
         transport.check_port(port, zero=True)
         transport.check_count("listen", listen, "connections", 0)
         transport.check_count("recv_buffer", recv_buffer, "bytes", 1)
-        tls.check_context(ssl_context, server=True)
+        context = ssl_context() if callable(ssl_context) else ssl_context
+        tls.check_context(context, server=True)
         tls.check_timeout("handshake_timeout", handshake_timeout)
         hosts = _hosts(ip)
         self._assign(on_connect=on_connect, on_disconnect=on_disconnect, on_receive=on_receive)
         self._dispatch.assign("handle_client", handle_client)
+        if workers is not None:
+            payload = self._packed(
+                workers,
+                recv_buffer=recv_buffer,
+                protocol=protocol,
+                ssl_context=ssl_context,
+                handshake_timeout=handshake_timeout,
+            )
         with self._lock:
             if self._listeners:
                 raise SetupError("setup() was called already; close() this server before you set it up anew")
             unbound, self._unbound = self._unbound, None
-        listeners = transport.listen_on_free_port(hosts or transport.default_hosts(), port, listen, unbound)
+            inherited, self._inherited = self._inherited, []
+        places = hosts or transport.default_hosts()
+        if workers is None:
+            listeners = inherited or transport.listen_on_free_port(places, port, listen, unbound)
+        else:
+            shares = transport.listen_shared(places, port, listen, workers)
+            listeners = shares[0]
         with self._lock:
             self._listeners = listeners
             self._addresses = [listener.getsockname()[:2] for listener in listeners]
             self._recv_buffer = recv_buffer
             self._protocol = protocol
-            self._ssl_context = ssl_context
+            self._ssl_context = context
             self._handshake_timeout = handshake_timeout
             self._run = self._killed = self._closed = False
             name = f"simplesockets-server-{self._addresses[0][1]}"
-            self._engine = ThreadEngine(name, self._bell, shares=True)
-            self._engine.set_polled(self._dispatch.polled)
+            if workers is None:
+                self._engine = ThreadEngine(name, self._bell, shares=True)
+                self._engine.set_polled(self._dispatch.polled)
+            else:
+                self._employ(name, shares, payload)
         self._bell.open()
         if hosts is None:
             self._warn_if_reachable()
+
+    def _packed(self, workers: int, **arguments: object) -> bytes:
+        # What worker processes need to know, if they can do it.
+        from . import workers as processes
+
+        processes.check_guard()
+        transport.check_count("workers", workers, "processes", 1)
+        processes.check_limit(self._max_connections, workers)
+        if not transport.CAN_SHARE:
+            raise SetupError("this system cannot share a port among processes (SO_REUSEPORT); leave workers out")
+        if self._dispatch.polled and self._dispatch.assigned("handle_client") is None:
+            raise SetupError(
+                "with workers each process has its own clients and data, so there is nothing to poll here; give "
+                "setup() an on_receive (or handle_client), or leave workers out"
+            )
+        if self._unbound is not None:
+            raise SetupError(
+                "with workers there are several listening sockets, so server.socket cannot be prepared before setup(); "
+                "set options of connections in on_connect, as address.socket.setsockopt(…)"
+            )
+        callbacks = {name: self._dispatch.assigned(name) for name in self._dispatch.FORMS}
+        return processes.packed({**callbacks, **arguments})
+
+    def _employ(self, name: str, shares: Sequence[list[Socket]], payload: bytes) -> None:
+        from . import workers as processes
+
+        self._engine = None
+        self._workers = processes.Workers(_work, shares, payload, self._dispatch.journal, name)
+        self._mailbox = cast(Mailbox, processes.Elsewhere())
+        self.event._new_data = cast(Flag, processes.Elsewhere())
+
+    def _dismiss(self) -> processes.Workers | None:
+        # From now on this server is as one that never had workers.
+        with self._lock:
+            workers, self._workers = self._workers, None
+            self._mailbox = self._dispatch.mailbox
+            self.event._new_data = self._mailbox.new_data
+        return workers
+
+    def _require_own_clients(self) -> None:
+        if self._workers is not None:
+            raise self._workers.elsewhere()
+
+    def _require_assignable(self, name: str) -> None:
+        if self._workers is not None:
+            raise LifecycleError(f"the worker processes have their {name} already; give it to setup(…, workers=…)")
 
     def _warn_if_reachable(self) -> None:
         reachable = [host for host, _ in self._addresses if not transport.is_loopback(host)]
@@ -438,6 +516,7 @@ class TCPServer(Endpoint[ServerDispatch]):
             self._killed = True
             self._run = False
             acceptor, self._acceptor = self._acceptor, None
+        self._tell_workers()
         if acceptor is not None:
             acceptor.stop()
             if not is_nested():
@@ -476,7 +555,10 @@ class TCPServer(Endpoint[ServerDispatch]):
         Source: 0.3; ``timeout`` is new.
         """
         deadline = Deadline(timeout, time.monotonic())
+        workers = self._dismiss()
         self.exit_accept()
+        if workers is not None:
+            workers.close(deadline)
         with self._lock:
             self._closed = True
             engine = self._engine
@@ -499,6 +581,16 @@ class TCPServer(Endpoint[ServerDispatch]):
         self.close()
 
     # ------------------------------------------------------------------------------------------------ what it is
+
+    @property
+    def clients(self) -> ClientTable[Server_Client]:
+        """The connected clients by address; ``[0]`` of one is its thread, ``[1]`` its socket. Source: manual, 0.4.
+
+        Raises:
+            LifecycleError: there are worker processes, and the clients are there.
+        """
+        self._require_own_clients()
+        return self._clients
 
     @property
     def address(self) -> Address:
@@ -537,12 +629,17 @@ class TCPServer(Endpoint[ServerDispatch]):
     def max_connections(self, value: int | None) -> None:
         if value is not None:
             transport.check_count("max_connections", value, "connections (or None for no limit)", 1)
+        workers = self._workers
+        if workers is not None:
+            workers.check_limit(value)
         self._max_connections = value
+        self._tell_workers()
         self._wake_acceptor()
 
     def __repr__(self) -> str:
         where = ", ".join(f"{host}:{port}" for host, port in self._addresses) or "not set up"
-        return f"<TCPServer {where}, {len(self.clients)} clients>"
+        what = f"{len(self._clients)} clients" if self._workers is None else f"{self._workers.count} workers"
+        return f"<TCPServer {where}, {what}>"
 
     # ---------------------------------------------------------------------------------------------------- sending
 
@@ -641,10 +738,11 @@ class TCPServer(Endpoint[ServerDispatch]):
             return target
         if isinstance(target, ClientAddress):
             return target.client
+        self._require_own_clients()
         if isinstance(target, Socket):
             found = next((client for client in list(self._connected) if client.socket is target), None)
         elif isinstance(target, tuple):
-            found = self.clients.get(target[:2])
+            found = self._clients.get(target[:2])
         else:
             raise TypeError(
                 f"the target must be a client's socket or object, or its (ip, port) address, not {target!r}; "
@@ -755,14 +853,26 @@ class TCPServer(Endpoint[ServerDispatch]):
     def _set_run(self, run: bool) -> None:
         with self._lock:
             self._run = run
-            if run and self._acceptor is None and self._listeners and not self._killed:
+            alone = self._workers is None
+            if run and alone and self._acceptor is None and self._listeners and not self._killed:
                 self._start_acceptor()
             acceptor = self._acceptor
+        self._tell_workers()
         if acceptor is not None:
             acceptor.wake()
             # In a signal handler that interrupted this thread with the lock, the accept thread may be waiting for it.
             if not run and not is_mine(self._lock):
                 acceptor.settle()
+
+    def _tell_workers(self) -> None:
+        workers = self._workers
+        if workers is None:
+            return
+        try:
+            workers.order(run=self._run, killed=self._killed, limit=self._max_connections)
+        except SetupError:
+            self._run = False
+            raise
 
     def _start_acceptor(self) -> None:
         self._acceptor = Acceptor(
@@ -814,7 +924,7 @@ class TCPServer(Endpoint[ServerDispatch]):
                 engine.start(connection)
                 self._connected.add(client)
                 if context is None:
-                    self.clients[address] = client
+                    self._clients[address] = client
         except RuntimeError as failure:  # no more threads
             dispatch.journal.record(failure, f"cannot serve {address[0]}:{address[1]}")
             connection.close()
@@ -837,7 +947,7 @@ class TCPServer(Endpoint[ServerDispatch]):
             return
         serve()
         with self._lock:
-            self.clients[client.address] = client
+            self._clients[client.address] = client
         self._opened(client)
 
     def _opened(self, client: Server_Client) -> None:
@@ -853,8 +963,8 @@ class TCPServer(Endpoint[ServerDispatch]):
     def _leave(self, client: Server_Client) -> None:
         with self._lock:
             self._connected.discard(client)
-            if self.clients.get(client.address) is client:  # else its address was used again already
-                del self.clients[client.address]
+            if self._clients.get(client.address) is client:  # else its address was used again already
+                del self._clients[client.address]
         self._wake_acceptor()
 
     def _ended(self, client: Server_Client) -> bool:
@@ -885,3 +995,26 @@ def _hosts(ip: object) -> list[str] | None:
     if not hosts or not all(isinstance(host, str) for host in hosts):
         raise TypeError(f"ip must be an address such as '127.0.0.1', or a list of such, not {ip!r}")
     return list(dict.fromkeys(hosts))
+
+
+# ------------------------------------------------------------------------------------------- in worker processes
+
+
+def _work(
+    pipe: Pipe[processes.FromWorker, processes.ToWorker],
+    listeners: list[Socket],
+    payload: bytes,
+    place: processes.Place,
+) -> None:
+    from . import workers as processes
+
+    processes.mind(pipe, place, partial(_revive, listeners, payload))
+
+
+def _revive(listeners: list[Socket], payload: bytes) -> tuple[TCPServer, Journal]:
+    for listener in listeners:
+        listener.set_inheritable(False)  # it had to be, to come here
+    server = TCPServer()
+    server._inherited = listeners
+    server.setup(ip="", **pickle.loads(payload))  # it has its addresses already
+    return server, server._dispatch.journal

@@ -425,7 +425,13 @@ def resolve(host: str, port: int, *, passive: bool = False) -> list[tuple[socket
 
 
 def listen(
-    host: str, port: int, backlog: int, *, only_ipv6: bool = False, sock: socket.socket | None = None
+    host: str,
+    port: int,
+    backlog: int,
+    *,
+    only_ipv6: bool = False,
+    sock: socket.socket | None = None,
+    reuse_port: bool = False,
 ) -> socket.socket:
     """A listening, non-blocking socket.
 
@@ -435,6 +441,7 @@ def listen(
         backlog: how many connections may wait to be accepted (at least :data:`MIN_BACKLOG` are let).
         only_ipv6: whether an IPv6 socket leaves IPv4 to another one.
         sock: an unbound IPv4 socket to use, if the address is one of IPv4.
+        reuse_port: whether it may have the address of others that allow that, too.
 
     Raises:
         ResolveError: the name does not resolve.
@@ -448,6 +455,8 @@ def listen(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and only_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if reuse_port:
+            _allow_others(sock)
         sock.bind(address)
         sock.listen(max(backlog, MIN_BACKLOG))
         sock.setblocking(False)
@@ -469,12 +478,17 @@ def _bind_advice(failure: OSError, host: str, port: int) -> str:
 
 
 def listen_on(
-    hosts: Sequence[str], port: int, backlog: int, unbound: socket.socket | None = None
+    hosts: Sequence[str],
+    port: int,
+    backlog: int,
+    unbound: socket.socket | None = None,
+    *,
+    reuse_port: bool = False,
 ) -> list[socket.socket]:
     """Listening sockets on several addresses, all with the same port.
 
     Args:
-        hosts, port, backlog: see :func:`listen`.
+        hosts, port, backlog, reuse_port: see :func:`listen`.
         unbound: a socket that the first address uses if it is one of IPv4; closed if it is not used.
 
     Raises:
@@ -485,7 +499,8 @@ def listen_on(
         for host in hosts:
             same_port = listeners[0].getsockname()[1] if listeners else port
             first = None if listeners else unbound
-            listeners.append(listen(host, same_port, backlog, only_ipv6=len(hosts) > 1, sock=first))
+            only_ipv6 = len(hosts) > 1
+            listeners.append(listen(host, same_port, backlog, only_ipv6=only_ipv6, sock=first, reuse_port=reuse_port))
     except (BindError, ResolveError):
         for listener in listeners:
             listener.close()
@@ -508,6 +523,35 @@ def listen_on_free_port(
             if failure.errno != errno.EADDRINUSE:
                 raise
     return listen_on(hosts, port, backlog, unbound)
+
+
+CAN_SHARE = hasattr(socket, "SO_REUSEPORT")
+"""Whether :func:`listen_shared` works on this system."""
+
+
+def listen_shared(hosts: Sequence[str], port: int, backlog: int, count: int) -> list[list[socket.socket]]:
+    """As :func:`listen_on_free_port`, ``count`` times on the same port: the system spreads connections over them.
+
+    Raises:
+        ResolveError, BindError: see :func:`listen`; no socket is left open then.
+    """
+    shares = [listen_on_free_port(hosts, port, backlog)]
+    try:
+        # Only now: until here nobody else might have the port, which another copy of this program would allow.
+        for listener in shares[0]:
+            _allow_others(listener)
+        same_port = shares[0][0].getsockname()[1]
+        for _ in range(count - 1):
+            shares.append(listen_on(hosts, same_port, backlog, reuse_port=True))
+    except BaseException:
+        for listener in [listener for share in shares for listener in share]:
+            listener.close()
+        raise
+    return shares
+
+
+def _allow_others(listener: socket.socket) -> None:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
 def default_hosts() -> list[str]:

@@ -30,6 +30,7 @@ ORDER = [
     "engine",
     "endpoint",
     "client",
+    "workers",
     "server",
     "secure",
 ]
