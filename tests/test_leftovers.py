@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import select
 import socket
 import threading
@@ -97,6 +96,24 @@ def test_a_thread_of_ours_is_seen_until_it_ended_and_others_are_not() -> None:
     other.join(PATIENCE)
 
 
+def test_a_thread_that_another_one_starts_at_its_end_has_its_time_too() -> None:
+    gates = Gate(), Gate()
+    second = threading.Thread(target=gates[1], name=f"{OURS}second", daemon=True)
+
+    def start_second() -> None:
+        gates[0]()
+        second.start()
+
+    threading.Thread(target=start_second, name=f"{OURS}first", daemon=True).start()
+    openers = [threading.Timer(0.02 * number, gate.open) for number, gate in enumerate(gates, 1)]  # during the watch
+    for opener in openers:
+        opener.start()
+    assert left_threads(PATIENCE) == []
+    assert not second.is_alive()
+    for opener in openers:
+        opener.join(PATIENCE)
+
+
 def test_a_test_that_leaves_something_behind_fails(tmp_path: Path) -> None:
     """The fixture itself, in a run of its own."""
     leaky = tmp_path / "test_leaky.py"
@@ -107,7 +124,7 @@ def test_a_test_that_leaves_something_behind_fails(tmp_path: Path) -> None:
         output = "".join(program.lines)
     assert "3 passed, 2 errors" in output, output
     for name in ("test_socket", "test_thread"):
-        assert re.search(f"^ERROR .*::{name} ", output, re.MULTILINE), output
+        assert f"ERROR at teardown of {name} " in output, output
 
 
 _LEAKY = """

@@ -12,7 +12,10 @@ import os
 import select
 import socket
 import threading
+import time
 from pathlib import Path
+
+from simplesockets.timing import Deadline
 
 OURS = "simplesockets-"
 """How the names of our threads begin."""
@@ -21,10 +24,14 @@ _WATCHED = ("socket:", "anon_inode:[eventpoll]", "anon_inode:[eventfd]")
 
 
 def left_threads(patience: float) -> list[threading.Thread]:
-    """Our threads that go on, each after it had so many seconds to end."""
-    for thread in _our_threads():
-        thread.join(patience)
-    return _our_threads()
+    """Our threads that go on after they had so many seconds to end."""
+    deadline = Deadline(patience, time.monotonic())
+    while left := _our_threads():  # one that ends may start another: for what is due later, say
+        seconds = deadline.left(time.monotonic())
+        if not seconds:
+            return left
+        left[0].join(seconds)
+    return []
 
 
 def _our_threads() -> list[threading.Thread]:
