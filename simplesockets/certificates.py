@@ -5,8 +5,9 @@ handshake can tell that for sure (the key is that of the certificate, the certif
 is made, in memory. It also tells the names and the end. That needs nothing but the standard library; ``cryptography``
 is imported where a certificate has to be made.
 
-Two programs may do this at the same time in the same directory. A new file comes into being under its name all at once
-and only where there is none, so the second one finds the first one's key, and the first one's certificate of it.
+Two programs may do this at the same time in the same directory. A new file comes into being under its name all at
+once, and only in the place of what was found wanting (nothing, mostly). So the second program finds the first one's
+key, and the first one's certificate of it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ KEY = "key.pem"
 _MARK = b"# Made by simplesockets for development. It is made anew when it is missing or has expired.\n"
 _ENDING = 24 * 3600.0  # seconds before its end that a certificate is as good as expired …
 _HALF = 0.5  # … or this part of its life, if that is short
+_ROUNDS = 3  # of looking and making, where other programs do the same
 _SKEW = datetime.timedelta(hours=1)  # clients whose clocks are slow are to take it, too
 
 
@@ -89,12 +91,15 @@ def self_signed(
     place = pathlib.Path(directory)
     files = Certificate(place / CERTIFICATE, place / KEY)
     try:
-        _refuse_foreign(files)
-        present = None if renew else _examine(files)
-        if present is None or not present.covers(names):
+        for _ in range(_ROUNDS):
+            before = _refuse_foreign(files)
+            present = _examine(files)
+            if present is not None and present.covers(names) and not renew:
+                break
             place.mkdir(parents=True, exist_ok=True)
             names += [name for name in present.names if name not in names] if present else []
-            _make(files, names, days, renew)
+            _make(files, names, days, renew, before)
+            renew = False
     except OSError as failure:
         raise SetupError(f"cannot keep a certificate in {str(place)!r}: {failure}") from failure
     return files
@@ -124,14 +129,23 @@ def _normal(name: str) -> str:
     return written
 
 
-def _refuse_foreign(files: Certificate) -> None:
-    for file in files:
-        with contextlib.suppress(FileNotFoundError):
-            if not file.read_bytes().startswith(_MARK):
-                raise SetupError(
-                    f"{str(file)!r} is in the way: it was not made by self_signed(), and is not overwritten. Use it "
-                    "with certfile= and keyfile=, or choose another directory"
-                )
+def _refuse_foreign(files: Certificate) -> bytes | None:
+    # Gives what the certificate's file has; None where there is none.
+    found = [_content(file) for file in files]
+    for file, content in zip(files, found, strict=True):
+        if content is not None and not content.startswith(_MARK):
+            raise SetupError(
+                f"{str(file)!r} is in the way: it was not made by self_signed(), and is not overwritten. Use it "
+                "with certfile= and keyfile=, or choose another directory"
+            )
+    return found[0]
+
+
+def _content(file: pathlib.Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 # ------------------------------------------------------------------------------------------------- what is there
@@ -179,7 +193,7 @@ def _try_out(server_side: ssl.SSLContext, client_side: ssl.SSLContext) -> Mappin
 # -------------------------------------------------------------------------------------------------------- making
 
 
-def _make(files: Certificate, names: Sequence[str], days: int, renew: bool) -> None:
+def _make(files: Certificate, names: Sequence[str], days: int, renew: bool, before: bytes | None) -> None:
     try:
         from cryptography.hazmat.primitives import serialization
     except ImportError as failure:
@@ -189,7 +203,8 @@ def _make(files: Certificate, names: Sequence[str], days: int, renew: bool) -> N
         ) from failure
     key = _key_in(files.keyfile, renew)
     pem = _sign(key, names, days).public_bytes(serialization.Encoding.PEM)
-    _write(files.certfile, pem, mode=0o644, replace=files.certfile.exists())
+    if _content(files.certfile) == before:  # else another program was faster
+        _write(files.certfile, pem, mode=0o644, replace=before is not None)
     log.info("made a certificate for %s, good for %s days: %s", ", ".join(names), days, files.certfile)
 
 
