@@ -173,10 +173,11 @@ ECHO_SERVERS = (
 def echo_scenario(clients: int, size: int) -> Scenario:
     shown = f"{size} B" if size < KIB else f"{size // KIB} KiB"
     plural = "client" if clients == 1 else "clients"
+    workers = ("ours-workers",) if clients > 1 else ()  # a single client is served by one process in any case
     return Scenario(
         name=f"echo-{clients}x{shown.replace(' ', '')}",
         title=f"Round trips: {clients} {plural}, {shown}",
-        contestants=ECHO_SERVERS,
+        contestants=(*ECHO_SERVERS, *workers),
         columns=ROUND_TRIPS,
         measure=functools.partial(measure_echo, clients, size),
         baseline="bare-thread",

@@ -203,6 +203,16 @@ def ours_callback() -> None:
     wait_forever()
 
 
+def ours_workers() -> None:
+    server = start_ours(on_receive=echo, workers=2)
+    announce(server.address[1])
+    wait_forever()
+
+
+def echo(client: Any, address: Any, data: bytes) -> None:  # where worker processes find it
+    client.send(data)
+
+
 def ours_polled(pollers: int = 1) -> None:
     server = start_ours()
     announce(server.address[1])
@@ -313,6 +323,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
 
 ECHO: dict[str, Callable[[], None]] = {
     "ours-callback": ours_callback,
+    "ours-workers": ours_workers,
     "ours-polled": ours_polled,
     "ours-2-pollers": lambda: ours_polled(2),
     "bare-thread": lambda: bare_thread(echo_blocking),

@@ -1,0 +1,721 @@
+"""Servers of several processes: real ones, each ended by the test that started it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pathlib
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
+from typing import Any
+
+import pytest
+
+from simplesockets import (
+    BindError,
+    LifecycleError,
+    SecureServer,
+    SetupError,
+    TCPServer,
+    WorkerError,
+    transport,
+    workers,
+)
+
+from .support import certificates, worker_callbacks
+from .support.programs import OURS, has_ipv6
+from .support.running import HOST, open_descriptors, running_server
+from .support.waiting import PATIENCE, wait_until
+
+pytestmark = pytest.mark.skipif(not transport.CAN_SHARE, reason="this system cannot share a port")
+
+MANY = 24
+"""So many connections do not all come to one of two workers, but once in some million runs."""
+A_WHILE = 0.3
+"""Seconds without an answer after which a test believes that there is none."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _tracker() -> None:
+    resource_tracker.ensure_running()  # it stays, so that descriptors and children can be counted
+
+
+class Talk:
+    """A client of the workers' that talks in lines."""
+
+    def __init__(self, address: tuple[str, int], *, tls: ssl.SSLContext | None = None) -> None:
+        self.sock = socket.create_connection(address, timeout=PATIENCE)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
+        self._kept = b""
+
+    def say(self, text: str) -> None:
+        self.sock.sendall(text.encode() + b"\n")
+
+    def hear(self) -> str:
+        while b"\n" not in self._kept:
+            part = self.sock.recv(1000)
+            if not part:
+                raise EOFError
+            self._kept += part
+        line, _, self._kept = self._kept.partition(b"\n")
+        return line.decode()
+
+    def ask(self, text: str) -> str:
+        self.say(text)
+        return self.hear()
+
+    def hears_nothing(self) -> bool:
+        self.sock.settimeout(A_WHILE)
+        try:
+            return not self.hear()
+        except TimeoutError:
+            return True
+        finally:
+            self.sock.settimeout(PATIENCE)
+
+
+Connect = Callable[..., Talk]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    with contextlib.ExitStack() as stack:
+
+        def made(server: TCPServer, **how: Any) -> Talk:
+            talk = Talk(server.address, **how)
+            stack.enter_context(talk.sock)
+            return talk
+
+        yield made
+
+
+def working(
+    count: int = 1, max_connections: int | None = None, **setup: Any
+) -> contextlib.AbstractContextManager[TCPServer]:
+    setup = {"on_receive": worker_callbacks.obey, "protocol": worker_callbacks.lines, **setup}
+    return running_server(max_connections, workers=count, **setup)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with contextlib.suppress(OSError):  # who ended and whose parent is gone may lie there for a moment
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+def system_table() -> Iterator[tuple[int, str, int, int]]:
+    """All processes, where the system tells: their number, state, parent and group."""
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended in this moment
+            state, parent, group = stat.read_text().rpartition(")")[2].split()[:3]
+            yield int(stat.parent.name), state, int(parent), int(group)
+
+
+def children() -> set[int]:
+    """The children of this process; those that ended and nobody waited for among them."""
+    return {pid for pid, _, parent, _ in system_table() if parent == os.getpid()}
+
+
+# ------------------------------------------------------------------------------------------------------ serving
+
+
+def test_all_connections_are_served_by_more_than_one_process(connect: Connect) -> None:
+    with working(2, on_connect=worker_callbacks.greet) as server:
+        talks = [connect(server) for _ in range(MANY)]
+        greeted = [talk.hear() for talk in talks]
+        assert [talk.ask("pid") for talk in talks] == greeted
+        assert len({*greeted}) == 2
+        assert str(os.getpid()) not in greeted
+        assert "2 workers" in repr(server)
+
+
+def test_every_address_has_the_same_port_and_all_workers(connect: Connect) -> None:
+    if not has_ipv6():
+        pytest.skip("no IPv6 here")
+    with working(2, ip=[HOST, "::1"]) as server:
+        (_, port), (_, same_port) = server.addresses
+        assert port == same_port
+        for host in (HOST, "::1"):
+            found = set()
+            for _ in range(MANY):
+                talk = Talk((host, port))
+                found.add(talk.ask("pid"))
+                talk.sock.close()
+            assert len(found) == 2
+
+
+def test_handle_client_needs_no_on_receive() -> None:
+    with running_server(workers=1, handle_client=worker_callbacks.upper) as server:
+        with socket.create_connection(server.address, timeout=PATIENCE) as sock:
+            sock.sendall(b"quiet")
+            assert sock.recv(100) == b"QUIET"
+            assert sock.recv(100) == b""
+
+
+@pytest.mark.parametrize("how", ["files", "factory"])
+def test_tls(connect: Connect, how: str) -> None:
+    server = SecureServer() if how == "files" else TCPServer()
+    given: dict[str, Any] = (
+        {"certfile": certificates.SERVER} if how == "files" else {"ssl_context": worker_callbacks.context}
+    )
+    server.setup(HOST, 0, on_receive=worker_callbacks.obey, protocol=worker_callbacks.lines, workers=1, **given)
+    with server:
+        assert connect(server, tls=certificates.client_side()).ask("hello") == "hello"
+
+
+def test_stop_and_start_and_exit_accept_and_restart_reach_every_worker(connect: Connect) -> None:
+    with working(2) as server:
+        served = connect(server)
+        assert served.ask("before") == "before"
+
+        def resume() -> None:
+            if server.killed:
+                server.restart()
+            server.start()
+
+        for pause in (server.stop, server.exit_accept):
+            pause()
+            assert not server.event.accepting_thread.run
+            waiting = [connect(server) for _ in range(MANY)]
+            for talk in waiting:
+                talk.say("hello")
+            assert all(talk.hears_nothing() for talk in waiting[:2])
+            assert served.ask("meanwhile") == "meanwhile"
+            resume()
+            assert [talk.hear() for talk in waiting] == ["hello"] * MANY
+            for talk in waiting:
+                talk.sock.close()
+        assert not server.killed
+
+
+def test_nobody_is_accepted_before_start(connect: Connect) -> None:
+    with working(2, start=False) as server:
+        before = children()
+        talk = connect(server)
+        talk.say("hello")
+        server.stop()
+        assert children() == before  # no process before it is needed
+        server.start()
+        assert talk.hear() == "hello"
+
+
+def test_max_connections_holds_for_all_workers_together(connect: Connect) -> None:
+    with working(2, max_connections=2) as server:
+        talks = [connect(server) for _ in range(MANY)]
+        for talk in talks:
+            talk.say("hello")
+        served: set[int] = set()
+
+        def answers() -> int:
+            for number, talk in enumerate(talks):
+                with contextlib.suppress(TimeoutError):
+                    talk.sock.settimeout(0.01)
+                    if number not in served and talk.hear():
+                        served.add(number)
+            return len(served)
+
+        wait_until(lambda: answers() == 2)
+        assert answers() == 2
+        with pytest.raises(ValueError, match="at least 2"):
+            server.max_connections = 1
+        server.max_connections = None
+        wait_until(lambda: answers() == MANY)
+
+
+@pytest.mark.parametrize(("limit", "count"), [(None, 3), (3, 3), (7, 3), (8, 3), (100, 7)])
+def test_a_limit_is_divided_evenly(limit: int | None, count: int) -> None:
+    shares = [workers.Place(number, count).share(limit) for number in range(1, count + 1)]
+    if limit is None:
+        assert shares == [None] * count
+    else:
+        known = [share for share in shares if share is not None]
+        assert sum(known) == limit
+        assert max(known) - min(known) <= 1
+
+
+# ------------------------------------------------------------------------------------------------------- deaths
+
+
+def test_a_worker_that_dies_is_replaced_and_the_others_serve_on(connect: Connect) -> None:
+    with working(2) as server:
+        by_process = {(talk := connect(server)).ask("pid"): talk for _ in range(MANY)}
+        (dying, victim), (living, witness) = by_process.items()
+        victim.say("die")
+        with pytest.raises((EOFError, ConnectionResetError)):
+            victim.hear()
+        assert witness.ask("pid") == living
+        found = set()
+
+        def has_another() -> bool:
+            talk = connect(server)
+            found.add(talk.ask("pid"))  # nobody is refused meanwhile, nor forgotten
+            talk.sock.close()
+            return len(found - {dying}) == 2
+
+        wait_until(has_another)
+        assert dying not in found
+        assert server.event.exception.occurred
+        (record,) = server.return_exceptions()
+        assert isinstance(record.exception, WorkerError)
+        assert record.exception.pid == int(dying)
+        assert "SIGKILL" in str(record.exception)
+
+
+def test_who_waits_to_be_accepted_by_a_worker_that_dies_is_accepted_by_the_next(connect: Connect) -> None:
+    with working(1) as server:
+        accepted = connect(server)
+        pid = int(accepted.ask("pid"))
+        server.stop()
+        waiting = connect(server)
+        waiting.say("pid")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: server.event.exception.occurred)
+        assert waiting.hears_nothing()  # the next one knows of stop()
+        server.start()
+        assert int(waiting.hear()) != pid
+
+
+def test_a_worker_that_dies_again_and_again_is_given_up(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "TRIES", 2)
+    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.01)
+    with working(1) as server:
+        first = connect(server)
+        first.say("die")
+        wait_until(lambda: len(server.event.exception.list) == 1)
+        connect(server).say("die")
+        wait_until(lambda: len(server.event.exception.list) == 2)
+        assert "another takes its place" in str(server.event.exception.list[0].exception)
+        assert "given up; that was the last one" in str(server.event.exception.list[1].exception)
+        with pytest.raises(ConnectionRefusedError):
+            connect(server)
+
+
+def test_new_connections_avoid_a_worker_that_was_given_up(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "TRIES", 1)
+    with working(2) as server:
+        connect(server).say("die")
+        wait_until(lambda: server.event.exception.occurred)
+        assert "given up; 1 others serve on" in str(server.event.exception.list[0].exception)
+        assert len({connect(server).ask("pid") for _ in range(MANY)}) == 1
+
+
+def test_a_long_life_is_no_try(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "TRIES", 2)
+    monkeypatch.setattr(workers, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(workers, "LIVED", 0.0)
+    with working(1) as server:
+        for deaths in range(1, 4):
+            connect(server).say("die")
+            wait_until(lambda deaths=deaths: len(server.event.exception.list) == deaths)  # type: ignore[misc]
+        assert connect(server).ask("hello") == "hello"
+
+
+def test_a_callback_that_raises_is_known_here_and_ends_nothing(connect: Connect) -> None:
+    with working(1) as server:
+        talk = connect(server)
+        talk.say("raise")
+        assert talk.ask("hello") == "hello"
+        wait_until(lambda: server.event.exception.occurred)
+        (record,) = server.return_exceptions()
+        assert isinstance(record.exception, WorkerError)
+        assert record.exception.worker == 1
+        assert "ValueError: as you said" in str(record.exception)
+        assert "in obey" in (record.traceback or "")
+
+
+def test_an_interrupt_of_a_worker_alone_is_ignored(connect: Connect) -> None:
+    with working(1) as server:
+        talk = connect(server)
+        assert talk.ask("interrupt") == "interrupt"
+        assert talk.ask("hello") == "hello"
+        assert not server.event.exception.list
+
+
+# ---------------------------------------------------------------------------------------------------------- end
+
+
+def test_close_leaves_no_process_no_descriptor_and_a_server_to_set_up_anew(connect: Connect) -> None:
+    before, descriptors = children(), open_descriptors()
+    server = TCPServer()
+    for count in (2, 1):
+        server.setup(HOST, 0, on_receive=worker_callbacks.obey, protocol=worker_callbacks.lines, workers=count)
+        address = server.address
+        server.start()
+        talk = connect(server)
+        pid = int(talk.ask("pid"))
+        server.close()
+        with pytest.raises(EOFError):
+            talk.hear()
+        talk.sock.close()
+        with pytest.raises(ConnectionRefusedError):
+            Talk(address)
+        assert not is_running(pid)
+        assert children() == before
+        assert open_descriptors() == descriptors
+    server.setup(HOST, 0)
+    with server:
+        assert server.clients == {}
+        connect(server).say("hello")
+        wait_until(lambda: server.event.new_data)
+        assert [bytes(data) for _, _, data in server.return_recved_data()] == [b"hello\n"]
+
+
+def test_close_while_a_worker_is_busy_in_a_callback(connect: Connect) -> None:
+    with working(1) as server:
+        pid = int(connect(server).ask("pid"))
+        assert connect(server).ask("busy") == "now"
+        began = time.monotonic()
+        server.close(timeout=2.0)
+        assert time.monotonic() - began < 3.0
+        assert not is_running(pid)
+
+
+def test_close_kills_a_worker_that_does_not_obey(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    with working(1) as server:
+        pid = int(connect(server).ask("pid"))
+        os.kill(pid, signal.SIGSTOP)
+        server.close(timeout=1.0)
+        assert not is_running(pid)
+        assert "killed" in caplog.text
+
+
+def test_close_before_start_frees_the_port() -> None:
+    server = TCPServer()
+    server.setup(HOST, 0, on_receive=worker_callbacks.obey, workers=3)
+    address = server.address
+    server.close()
+    with pytest.raises(ConnectionRefusedError):
+        Talk(address)
+    with pytest.raises(SetupError):
+        server.start()
+
+
+def test_close_in_a_signal_handler_that_interrupts_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = children()
+    handled = []
+    with working(1, start=False) as server:
+        listening = server._workers
+        assert listening is not None
+
+        def close(*_: object) -> None:
+            server.close()
+            handled.append(True)
+
+        wait = listening._wait_until_obeyed
+
+        def interrupted(number: int) -> None:
+            signal.raise_signal(signal.SIGUSR1)
+            wait(number)
+
+        monkeypatch.setattr(listening, "_wait_until_obeyed", interrupted)
+        previous = signal.signal(signal.SIGUSR1, close)
+        try:
+            server.start()
+        finally:
+            signal.signal(signal.SIGUSR1, previous)
+        assert handled
+        wait_until(lambda: children() == before)
+
+
+# ----------------------------------------------------------------------------------------------------- refusals
+
+
+def attempts() -> dict[str, Callable[[TCPServer], object]]:
+    return {
+        "clients": lambda server: server.clients,
+        "send_data": lambda server: server.send_data(b"x", (HOST, 1)),
+        "disconnect": lambda server: server.disconnect((HOST, 1)),
+        "recv_data": lambda server: server.recv_data((HOST, 1)),
+        "return_recved_data": lambda server: server.return_recved_data(),
+        "recved_data": lambda server: server.recved_data,
+        "new_data": lambda server: server.event.new_data,
+        "set new_data": lambda server: setattr(server.event, "new_data", False),
+        "new_data_recved": lambda server: server.new_data_recved,
+        "await_event": lambda server: server.await_event(1),
+    }
+
+
+@pytest.mark.parametrize("name", attempts())
+def test_what_lives_in_the_workers_is_not_to_be_had_here(name: str) -> None:
+    with working(1, start=False) as server:
+        with pytest.raises(LifecycleError, match="live in the worker processes"):
+            attempts()[name](server)
+
+
+@pytest.mark.parametrize("name", ["on_connect", "on_disconnect", "on_receive"])
+def test_callbacks_are_not_exchanged_under_the_workers(name: str) -> None:
+    with working(1, start=False) as server:
+        with pytest.raises(LifecycleError, match=name):
+            setattr(server, name, worker_callbacks.greet)
+
+
+def a_function_inside() -> Callable[[bytes], None]:
+    def inside(data: bytes) -> None:
+        pass
+
+    return inside
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"on_receive": None}, "nothing to poll"),
+        ({"on_receive": lambda data: None}, "on_receive=.*top level"),
+        ({"on_receive": a_function_inside()}, "on_receive=.*top level"),
+        ({"on_receive": worker_callbacks.Counter().on_receive}, "on_receive=.*top level"),
+        ({"on_connect": lambda address: None}, "on_connect=.*top level"),
+        ({"protocol": lambda: worker_callbacks.lines()}, "protocol=.*top level"),
+        ({"ssl_context": certificates.server_side()}, "ssl_context=.*make_context"),
+    ],
+)
+def test_what_cannot_go_to_a_worker_is_refused_by_name(given: dict[str, Any], expected: str) -> None:
+    server = TCPServer()
+    with pytest.raises(SetupError, match=expected):
+        server.setup(HOST, 0, **{"on_receive": worker_callbacks.obey, **given}, workers=2)
+    assert server.addresses == []
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "kind", "expected"),
+    [
+        (0, None, ValueError, "at least 1"),
+        ("2", None, TypeError, "whole number"),
+        (True, None, TypeError, "whole number"),
+        (3, 2, ValueError, "at least 3"),
+    ],
+)
+def test_numbers_that_make_no_sense(count: Any, limit: int | None, kind: type[Exception], expected: str) -> None:
+    with pytest.raises(kind, match=expected):
+        TCPServer(limit).setup(HOST, 0, on_receive=worker_callbacks.obey, workers=count)
+
+
+def test_systems_that_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "CAN_SHARE", False)
+    with pytest.raises(SetupError, match="SO_REUSEPORT"):
+        TCPServer().setup(HOST, 0, on_receive=worker_callbacks.obey, workers=2)
+
+
+def test_a_socket_that_was_prepared_would_be_that_of_one_worker() -> None:
+    server = TCPServer()
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 10_000)
+    with pytest.raises(SetupError, match=re.escape("server.socket")):
+        server.setup(HOST, 0, on_receive=worker_callbacks.obey, workers=2)
+    server.close()
+
+
+@pytest.mark.parametrize("count", [None, 2])
+def test_a_port_that_another_server_with_workers_has_is_in_use(count: int | None) -> None:
+    with working(2, start=False) as server:
+        with pytest.raises(BindError, match="in use"):
+            TCPServer().setup(HOST, server.address[1], on_receive=worker_callbacks.obey, workers=count)
+
+
+# ---------------------------------------------------------------------------------------------------- programs
+
+PROGRAM = """
+import os, sys, threading
+from simplesockets import TCPServer
+
+def on_receive(client, address, data):
+    client.send(b"%d" % os.getpid())
+
+if __name__ == "__main__":
+    server = TCPServer()
+    server.setup(ip="127.0.0.1", port=0, on_receive=on_receive, workers=2)
+    server.start()
+    print(server.address[1], flush=True)
+    LAST
+"""
+WAITS = PROGRAM.replace("LAST", "threading.Event().wait()")
+
+
+class Running:
+    """A program in a process group of its own, as a terminal gives it one."""
+
+    def __init__(self, text: str, directory: pathlib.Path) -> None:
+        path = directory / "program.py"
+        path.write_text(text)
+        self._errors = directory / "errors"
+        with self._errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, str(path)],
+                env={**os.environ, "PYTHONPATH": str(OURS)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        assert line, self.errors()
+        return line
+
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+    def group(self) -> set[int]:
+        """The processes of its group that go on."""
+        return {pid for pid, state, _, group in system_table() if group == self.process.pid and state != "Z"}
+
+    def signal_group(self, number: int) -> None:
+        os.killpg(self.process.pid, number)
+
+    def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.signal_group(signal.SIGKILL)
+        self.process.wait(PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def run(tmp_path: pathlib.Path) -> Iterator[Callable[[str], Running]]:
+    with contextlib.ExitStack() as stack:
+
+        def started(text: str) -> Running:
+            running = Running(text, tmp_path)
+            stack.callback(running.end)
+            return running
+
+        yield started
+
+
+Run = Callable[[str], Running]
+
+
+def processes(port: int) -> set[int]:
+    found = set()
+    for _ in range(MANY):
+        with socket.create_connection((HOST, port), timeout=PATIENCE) as sock:
+            sock.sendall(b"?")
+            found.add(int(sock.recv(100)))
+    assert len(found) == 2
+    return found
+
+
+def all_end(pids: set[int]) -> None:
+    wait_until(lambda: not any(map(is_running, pids)), f"the end of {pids}")
+
+
+def test_ctrl_c_ends_all_and_only_the_program_says_so(run: Run) -> None:
+    running = run(WAITS)
+    pids = processes(int(running.line()))
+    running.signal_group(signal.SIGINT)
+    assert running.process.wait(PATIENCE) == -signal.SIGINT
+    all_end(pids)
+    assert running.errors().count("Traceback") == 1
+    assert running.errors().rstrip().endswith("KeyboardInterrupt")
+
+
+def test_ctrl_c_while_the_workers_start(run: Run) -> None:
+    waiting = "if __name__ == '__mp_main__':\n    print(os.getpid(), flush=True)\n    threading.Event().wait()\n"
+    running = run(WAITS.replace("if __name__ ==", waiting + "if __name__ ==", 1))
+    pid = int(running.line())
+    running.signal_group(signal.SIGINT)
+    assert running.process.wait(PATIENCE) == -signal.SIGINT
+    all_end({pid})
+    assert running.errors().count("Traceback") == 1
+    assert running.errors().rstrip().endswith("KeyboardInterrupt")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_program_that_is_ended_hard_leaves_no_worker(run: Run, number: signal.Signals) -> None:
+    running = run(WAITS)
+    pids = processes(int(running.line()))
+    os.kill(running.process.pid, number)
+    assert running.process.wait(PATIENCE) == -number
+    all_end(pids)
+    assert running.errors() == ""
+
+
+def test_a_program_that_ends_without_close_leaves_no_worker(run: Run) -> None:
+    running = run(PROGRAM.replace("LAST", "sys.stdin.read()"))
+    running.line()
+    assert running.process.wait(PATIENCE) == 0
+    wait_until(lambda: not running.group(), "the end of all processes")
+    assert running.errors() == ""
+
+
+def test_a_fork_of_the_program_does_not_end_the_workers(run: Run) -> None:
+    forking = """import warnings
+    warnings.simplefilter("ignore")  # of threads in forks
+    pid = os.fork() or sys.exit(0)
+    print(os.waitpid(pid, 0)[1], flush=True)
+    threading.Event().wait()
+"""
+    running = run(PROGRAM.replace("LAST", forking))
+    port = int(running.line())
+    assert running.line() == "0"
+    processes(port)
+    assert "simplesockets" not in running.errors()  # multiprocessing's own exit may complain
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (WAITS.replace('if __name__ == "__main__":', "if True:"), "has to stand behind"),
+        (
+            WAITS.replace("def on_receive", "def other").replace(
+                "    server = ", "    def on_receive(data): pass\n    server = ", 1
+            ),
+            "callbacks in front of that line",
+        ),
+        ("if __name__ != '__main__': raise OSError('not here')\n" + WAITS, "ended with exit code 1"),
+    ],
+    ids=["no guard", "callback behind the guard", "main file fails"],
+)
+def test_the_traps_of_new_interpreters_are_named(run: Run, changed: str, expected: str) -> None:
+    running = run(changed)
+    assert running.process.wait(PATIENCE) == 1
+    assert expected in running.errors()
+    assert running.errors().count("simplesockets.errors.SetupError") == 1
+
+
+@pytest.mark.parametrize("arguments", [["-c", WAITS], ["-"], ["-i"]], ids=["-c", "through a pipe", "interactive"])
+def test_functions_without_a_file_are_refused(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=WAITS.replace("\n    client", " client")
+        .replace("    LAST", "")
+        .replace("\nif __name__", "\n\nif __name__")
+        if arguments != ["-c", WAITS]
+        else "",
+        env={**os.environ, "PYTHONPATH": str(OURS)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "cannot import it" in done.stderr
+    assert "Put it into a file" in done.stderr
+
+
+def test_the_guide_s_example_runs(run: Run) -> None:
+    guide = (pathlib.Path(__file__).parents[1] / "docs" / "guide.md").read_text()
+    (example,) = (block for block in re.findall(r"```py\n(.*?)```", guide, re.S) if "workers=" in block)
+    announced = example.replace("9999", "0").replace(
+        "with server:", "with server:\n        print(server.address[1], flush=True)"
+    )
+    running = run(announced)
+    with socket.create_connection((HOST, int(running.line())), timeout=PATIENCE) as sock:
+        sock.sendall(b"hello")
+        assert sock.recv(100) == b"HELLO"
+
+
+def test_no_child_of_multiprocessing_s_is_left() -> None:
+    assert multiprocessing.active_children() == []
