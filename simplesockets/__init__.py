@@ -36,6 +36,7 @@ from .framing import DelimiterFramer, LengthPrefixFramer
 from .protocol import FramedProtocol, Protocol, RawProtocol
 from .secure import SecureClient, SecureServer
 from .server import Server_Client, TCPServer
+from .timing import Reconnect
 
 __version__ = "1.0.0.dev0"
 
@@ -58,6 +59,7 @@ __all__ = [
     "Protocol",
     "ProtocolError",
     "RawProtocol",
+    "Reconnect",
     "ResolveError",
     "SecureClient",
     "SecureServer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from socket import AF_INET, SOCK_STREAM
 from socket import socket as Socket
@@ -18,12 +19,13 @@ from . import events, files, tls, transport
 from .connection import LINGER, Connection
 from .dispatch import Callback, ClientDispatch, Dispatch, log
 from .endpoint import Endpoint, EndpointEvents
-from .engine import LINGER_AT_CLOSE, ThreadEngine
+from .engine import LINGER_AT_CLOSE, ThreadEngine, is_nested
 from .errors import BusyError, ConnectionClosed, FileIncomplete, FileTimeout, ProtocolError, SetupError
 from .events import Data, Ending, Event, ExceptionList, ReceivedBytes, to_bytes
 from .mailbox import Bell, Flag, Mailbox
 from .protocol import ProtocolFactory, RawProtocol
-from .timing import Deadline
+from .reconnection import Episode, Reconnector
+from .timing import Deadline, Reconnect
 from .tls import TLSStream
 from .transport import Dial, Stream
 
@@ -40,6 +42,7 @@ class ClientEvents(EndpointEvents):
         self._connected = Flag(bell)
         self._is_connected = Flag(bell)
         self._disconnected = Flag(bell)
+        self._reconnecting = Flag(bell)
 
     @property
     def connected(self) -> bool:
@@ -68,6 +71,11 @@ class ClientEvents(EndpointEvents):
     def disconnected(self, value: bool) -> None:
         self._disconnected.assign(value)
 
+    @property
+    def reconnecting(self) -> bool:
+        """Whether the connection was lost and the client tries to connect again: ``setup(reconnect=…)``."""
+        return self._reconnecting.read()
+
 
 class TCPClient(Endpoint[ClientDispatch]):
     """A TCP client.
@@ -87,6 +95,9 @@ class TCPClient(Endpoint[ClientDispatch]):
 
     Everything may be called from any thread and from any callback. ``on_receive`` and ``on_disconnect`` run in the
     thread that :meth:`autorecv` starts; what callbacks raise is recorded (``event.exception``) and logged.
+
+    With ``setup(reconnect=True)`` a connection that is lost is made again, in a thread of the client's, until the
+    program ends it: see :class:`~.timing.Reconnect`. What could not be sent is never sent later, nor anything twice.
     """
 
     EVENT_DISCONNECT = events.DISCONNECT
@@ -98,6 +109,9 @@ class TCPClient(Endpoint[ClientDispatch]):
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._connection: Connection | None = None
         self._dial: Dial | None = None
+        self._connected_at = 0.0
+        self._retried: Dial | None = None  # the dial of the latest try to reconnect
+        self._let_go: Connection | None = None  # the one that the program ended; all others were lost
         self._closed: Connection | None = None  # the one that close() ended
         self._closing: set[int] = set()  # threads that run on_disconnect because of that
         self._unconnected: Socket | None = None
@@ -108,6 +122,9 @@ class TCPClient(Endpoint[ClientDispatch]):
         self._protocol: ProtocolFactory = RawProtocol
         self._ssl_context: SSLContext | None = None
         self._server_hostname: str | None = None
+        self._policy: Reconnect | None = None
+        self._gave_up: Callable[[], object] = _nothing  # for the layers above: no more tries
+        self._reconnector = Reconnector(self.event._reconnecting, self._connect_again, self._not_again)
 
     # ------------------------------------------------------------------------------------------------- lifecycle
 
@@ -126,6 +143,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         protocol: ProtocolFactory = RawProtocol,
         ssl_context: SSLContext | None = None,
         server_hostname: str | None = None,
+        reconnect: Reconnect | bool | None = None,
     ) -> None:
         """Say where to connect to. May be called again; it counts from the next :meth:`connect` on.
 
@@ -133,7 +151,8 @@ class TCPClient(Endpoint[ClientDispatch]):
             target_ip: IP address or name of the server.
             target_port: its port.
             recv_buffer: bytes asked for in one read. What is there beyond a full read is joined to it, up to 1 MiB.
-            on_connect: called as ``()`` right after connecting, in the thread that connects.
+            on_connect: called as ``()`` right after connecting, in the thread that connects; so it is when a lost
+                connection was made again.
             on_disconnect: called as ``()``, exactly once, when a connection ended, after everything else.
             on_receive: called as ``(data)`` with what was received, while :meth:`autorecv` is on.
             listen, handle_client: accepted, since the manual shows them; a client has no use for them.
@@ -144,6 +163,8 @@ class TCPClient(Endpoint[ClientDispatch]):
             ssl_context: for TLS: ``ssl.create_default_context()``, which verifies the server's certificate; its
                 ``cafile`` names those to trust. The handshake is a part of connecting, and of its time.
             server_hostname: the name that the certificate has to be for, if that is not ``target_ip``.
+            reconnect: whether, and how, a connection that ends without the program's doing is made again: True, or a
+                :class:`~.timing.Reconnect`. A :meth:`connect` that fails is not repeated, unless that says so.
 
         Raises:
             TypeError, ValueError: an argument is of no use; the message says what to give.
@@ -157,6 +178,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         tls.check_context(ssl_context, server=False)
         if server_hostname is not None and not (isinstance(server_hostname, str) and server_hostname):
             raise TypeError(f"server_hostname must be a name, such as 'example.com', or None, not {server_hostname!r}")
+        policy = Reconnect.of(reconnect)
         self._assign(on_connect=on_connect, on_disconnect=on_disconnect, on_receive=on_receive)
         with self._lock:
             self._target = (target_ip, target_port)
@@ -165,9 +187,20 @@ class TCPClient(Endpoint[ClientDispatch]):
             self._protocol = protocol
             self._ssl_context = ssl_context
             self._server_hostname = server_hostname
+            self._policy = policy
+            self._reconnector.name = f"simplesockets-client-{target_ip}:{target_port}-reconnect"
+            dial = None
+            if policy is None:
+                self._reconnector.call_off()
+                if self._dial is self._retried:
+                    dial, self._dial = self._dial, None
+        if dial is not None:
+            dial.abort()
 
     def connect(self) -> bool:
         """Connect, and run ``on_connect``. If :meth:`autorecv` is on, receiving begins.
+
+        While a lost connection is being made again, this tries at once; if that fails, the other tries go on.
 
         Returns:
             True if connected (also if it was before). If not, the error is recorded, see :meth:`return_exceptions`,
@@ -182,9 +215,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         try:
             self.open()
         except OSError as failure:
-            refused = isinstance(failure, ConnectionRefusedError)
-            hint = "; is the server running, with this port?" if refused else tls.explain(failure)
-            what = f"could not connect to {target[0]}:{target[1]}{hint}"
+            what = f"could not connect to {target[0]}:{target[1]}{_hint(failure)}"
             self._dispatch.journal.record(failure, what, level=logging.WARNING)
             return False
         return True
@@ -199,8 +230,11 @@ class TCPClient(Endpoint[ClientDispatch]):
         """
         connection = self._connect(self._require_setup("open()"))
         if connection is not None:
-            self._dispatch.connected()
-            self._start_reader(connection)
+            self._welcome(connection)
+
+    def _welcome(self, connection: Connection) -> None:
+        self._dispatch.connected()
+        self._start_reader(connection)
 
     def start(self) -> bool:
         """The same as :meth:`connect`. Source: manual's example."""
@@ -215,14 +249,23 @@ class TCPClient(Endpoint[ClientDispatch]):
     def disconnect(self) -> bool:
         """End the connection in good order: what was sent arrives. ``on_disconnect`` runs.
 
+        A connection that was lost is not made again any more.
+
         Returns:
             Whether there was a connection.
 
         Source: manual.
         """
         with self._lock:
-            connection, dial = self._connection, self._dial
+            connection, dial = self._part()
         return self._end(connection, dial)
+
+    def _part(self) -> tuple[Connection | None, Dial | None]:
+        # Under the lock. From now on there is nothing to come back to. Gives what has to be ended, outside the lock.
+        self._reconnector.call_off()
+        self._let_go = self._connection
+        dial, self._dial = self._dial, None
+        return self._connection, dial
 
     def _end(self, connection: Connection | None, dial: Dial | None) -> bool:
         if dial is not None:
@@ -257,7 +300,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         with self._lock:
             self._autorecv = False
             unconnected, self._unconnected = self._unconnected, None
-            connection, dial = self._connection, self._dial
+            connection, dial = self._part()
             engine, self._engine = self._engine, None
             self._closed = connection
             self._bell.closed = True  # who connects from now on opens the client again
@@ -266,8 +309,11 @@ class TCPClient(Endpoint[ClientDispatch]):
         self._bell.ring()
         self._end(connection, dial)
         busy = engine.close(deadline) if engine is not None else []
+        if not is_nested():
+            busy += self._reconnector.join(deadline)
         if busy:
-            log.warning("close() left a thread behind that is busy in a callback: %s", ", ".join(busy))
+            what = "close() left a thread behind that is busy in a callback (or looks a host name up): %s"
+            log.warning(what, ", ".join(busy))
 
     def __enter__(self) -> Self:
         self.connect()
@@ -309,6 +355,8 @@ class TCPClient(Endpoint[ClientDispatch]):
     def __repr__(self) -> str:
         host, port = self.Address
         state = "connected" if self.event._is_connected._value else "not connected"
+        if self.event._reconnecting._value:
+            state = "reconnecting"
         return f"<TCPClient of {host}:{port}, {state}>"
 
     # ---------------------------------------------------------------------------------------------------- sending
@@ -320,7 +368,8 @@ class TCPClient(Endpoint[ClientDispatch]):
             data: bytes-like, text (sent as UTF-8) or something received.
 
         Returns:
-            Whether it was sent. If not, the error is recorded: see :meth:`return_exceptions`.
+            Whether it was sent. If not, the error is recorded: see :meth:`return_exceptions`. A connection that breaks
+            meanwhile may have carried some of it. It is not kept to be sent later, with ``reconnect`` neither.
 
         Raises:
             TypeError: the data is of another type.
@@ -333,7 +382,7 @@ class TCPClient(Endpoint[ClientDispatch]):
             if connection is None:
                 raise ConnectionClosed("this client is not connected; call connect() first")
             if connection.over or (connection.thread is None and connection.stream.at_end()):
-                raise ConnectionClosed("the connection has ended; reconnect() opens a new one")
+                raise self._why_not_connected()
             connection.send(content)
         except OSError as failure:
             self._dispatch.journal.record(failure, "could not send", level=logging.INFO)
@@ -387,6 +436,13 @@ class TCPClient(Endpoint[ClientDispatch]):
             self._lost(connection, failure)
         return failure is None
 
+    def _why_not_connected(self) -> ConnectionClosed:
+        if self._policy is not None and self._connection is not self._let_go:
+            return ConnectionClosed(
+                "the connection was lost and is made again; this was not sent, nor will it be later"
+            )
+        return ConnectionClosed("the connection has ended; reconnect() opens a new one")
+
     def end_sending(self) -> bool:
         """Tell the server that nothing more will be sent; receiving goes on.
 
@@ -432,7 +488,8 @@ class TCPClient(Endpoint[ClientDispatch]):
 
         Returns:
             The data; empty at the end of the stream, and when the connection broke or there is none, which is
-            recorded.
+            recorded. With ``reconnect``, too, each connection ends so, after all that came in it; while there is none,
+            this returns soon.
 
         Raises:
             TimeoutError: nothing came in time.
@@ -456,6 +513,8 @@ class TCPClient(Endpoint[ClientDispatch]):
         else:
             if not data:
                 self._lost(connection, None)
+        if not data and self.event._reconnecting._value:
+            self.event._is_connected.read()  # a loop that does nothing else does not burn a core meanwhile
         return ReceivedBytes(data, time.time())
 
     def receive_file(
@@ -569,28 +628,42 @@ class TCPClient(Endpoint[ClientDispatch]):
             raise SetupError(f"the client is not set up: call setup(target_ip, target_port) before {what}")
         return self._target
 
-    def _connect(self, target: tuple[str, int]) -> Connection | None:
-        # The new connection, or None if there is one already.
+    def _connect(self, target: tuple[str, int], episode: Episode | None = None) -> Connection | None:
+        # The new connection; None if there is one already, or if nobody wants the episode's tries any more.
         with self._lock:
             if self._connection is not None and not (self._connection.over or self._connection.closing):
                 return None
             if threading.get_ident() in self._closing:
                 raise ConnectionClosed("the client is being closed; connect again after close()")
-            if self._dial is not None:
-                raise BusyError("another thread is connecting this client")
+            rival, lost = self._dial, None
+            if episode is None:
+                if rival is not None and rival is not self._retried:
+                    raise BusyError("another thread is connecting this client")
+                lost = self._reconnector.call_off()
+                self.event._disconnected.clear()
+            elif rival is not None or not self._reconnector.is_current(episode):
+                return None
             given, self._unconnected = self._unconnected, None
             dial = self._dial = Dial(target[0], target[1], self._connect_timeout, given)
+            if episode is not None:
+                self._retried = dial
             if self._engine is None:
                 self._engine = ThreadEngine(f"simplesockets-client-{target[0]}:{target[1]}", self._bell, shares=False)
             self._engine.set_polled(self._dispatch.polled)
             self._bell.open()
-        self.event._connected.clear()
-        self.event._disconnected.clear()
+            self.event._connected.clear()
+        if rival is not None:
+            rival.abort()
         try:
             return self._adopt(self._secured(dial.connect(), dial), dial)
+        except OSError:
+            if episode is None:
+                self._try_later(dial, lost)
+            raise
         finally:
             with self._lock:
-                self._dial = None
+                if self._dial is dial:
+                    self._dial = None
 
     def _secured(self, sock: Socket, dial: Dial) -> Stream:
         context = self._ssl_context
@@ -624,16 +697,19 @@ class TCPClient(Endpoint[ClientDispatch]):
             leaving=partial(self._cut_later, connection.stream),
         )
         with self._lock:
-            aborted = dial.aborted
-            if not aborted:
+            wanted = self._dial is dial and not dial.aborted
+            if wanted:
                 self._connection = connection
+                self._connected_at = time.monotonic()
                 self._dial = None
-        if aborted:
+                self._reconnector.call_off()
+                self.event._disconnected.clear()
+                self.event._is_connected.rise()
+                self.event._connected.rise()
+        if not wanted:
             connection.close()
             raise ConnectionClosed("connecting was ended by close()")
-        self.event._is_connected.set()
-        self.event._connected.set()
-        self._mailbox.events.happened(self.EVENT_CONNECTED.copy())
+        self._mailbox.events.happened(self.EVENT_CONNECTED.copy())  # rings for the flags, too
         return connection
 
     def _start_reader(self, connection: Connection) -> None:
@@ -654,21 +730,71 @@ class TCPClient(Endpoint[ClientDispatch]):
 
     def _ended(self, connection: Connection) -> bool:
         self._record_ending(connection.ending, self)
-        if self._connection is connection:  # else it is connected anew already
-            self.event._is_connected.clear()
-            self.event._disconnected.set()
-        self._mailbox.events.happened(self.EVENT_DISCONNECT.copy())
+        episode = None
+        with self._lock:
+            if self._connection is connection:  # else it is connected anew already
+                self.event._is_connected.clear()
+                self.event._disconnected.rise()
+                if self._policy is not None and connection is not self._let_go:
+                    episode = self._reconnector.lost(self._policy, time.monotonic() - self._connected_at)
+        self._mailbox.events.happened(self.EVENT_DISCONNECT.copy())  # rings for the flags, too
+        try:
+            self._say_disconnected(connection)
+        finally:
+            if episode is not None:
+                log.info("the connection of %r has ended: %s", self, connection.ending)
+                self._reconnector.begin(episode)
+        return False
+
+    def _say_disconnected(self, connection: Connection) -> None:
         if connection is not self._closed:
             self._dispatch.disconnected()
-            return False
+            return
         thread = threading.get_ident()
         self._closing.add(thread)
         try:
             self._dispatch.disconnected()
         finally:
             self._closing.discard(thread)
-        return False
+
+    # ----------------------------------------------------------------------------------------------- reconnecting
+
+    def _try_later(self, dial: Dial, lost: Episode | None) -> None:
+        # The program connected by hand, and it failed.
+        with self._lock:
+            if self._dial is not dial or self._policy is None:  # it was called off
+                return
+            if lost is None and self._policy.initially:
+                lost = self._reconnector.lost(self._policy)
+            if lost is not None:
+                self._reconnector.resume(lost)
+        self._bell.ring()
+
+    def _connect_again(self, episode: Episode) -> None:
+        # One try, in the reconnector's thread.
+        connection = self._connect(self._require_setup("reconnecting"), episode)
+        if connection is not None:
+            seconds = time.monotonic() - episode.since
+            log.info("%r: again after %d failed tries and %.1f seconds", self, episode.failures, seconds)
+            self._welcome(connection)
+
+    def _not_again(self, episode: Episode, failure: Exception, last: bool) -> None:
+        host, port = self.Address
+        outcome = "giving up" if last else "trying on; not all failures are told"
+        what = f"could not connect to {host}:{port} again (try {episode.failures}, {outcome}){_hint(failure)}"
+        self._dispatch.journal.record(failure, what, level=logging.WARNING)
+        if last:
+            with self._lock:
+                if not self._reconnector.active:
+                    self._let_go = self._connection
+            self._gave_up()
 
 
 def _nothing() -> None:
     pass
+
+
+def _hint(failure: Exception) -> str:
+    if isinstance(failure, ConnectionRefusedError):
+        return "; is the server running, with this port?"
+    return tls.explain(failure)

@@ -16,6 +16,7 @@ from .errors import SetupError
 from .events import ReceivedBytes
 from .protocol import ProtocolFactory, RawProtocol
 from .server import ContextMaker, TCPServer
+from .timing import Reconnect
 from .tls import HANDSHAKE_TIMEOUT, Path, client_context, server_context
 
 __all__ = ["Certificate", "SecureClient", "SecureServer", "self_signed"]
@@ -105,6 +106,7 @@ class SecureClient(TCPClient):
         protocol: ProtocolFactory = RawProtocol,
         ssl_context: SSLContext | None = None,
         server_hostname: str | None = None,
+        reconnect: Reconnect | bool | None = None,
         cafile: Path | None = None,
         certfile: Path | None = None,
         keyfile: Path | None = None,
@@ -138,6 +140,7 @@ class SecureClient(TCPClient):
             protocol=protocol,
             ssl_context=ssl_context,
             server_hostname=server_hostname,
+            reconnect=reconnect,
         )
 
     def recv_data(self, raw: bool = False, *, timeout: float | None = None) -> ReceivedBytes:

@@ -29,6 +29,7 @@ ORDER = [
     "leader",
     "engine",
     "endpoint",
+    "reconnection",
     "client",
     "workers",
     "server",
