@@ -26,6 +26,7 @@ from typing import Protocol as Interface
 from .connection import Connection
 from .errors import ConnectionClosed, FileIncomplete, FileTimeout, LifecycleError
 from .protocol import RawProtocol
+from .transport import Stream
 
 SENT_AT_ONCE = 1024 * 1024
 """Bytes of a file that are sent between two reports of progress, at most."""
@@ -79,9 +80,8 @@ class _Meter:
         if self._call is not None:
             self._call(0, self.total)
 
-    def add(self, count: int) -> None:
-        """So many more bytes were transferred."""
-        self.done += count
+    def tell(self, count: int) -> None:
+        """Tell that so many more bytes were transferred."""
         if self._update is not None:
             self._update(count)
         elif self._call is not None:
@@ -229,7 +229,7 @@ def _send_all(connection: Connection, source: _Source, meter: _Meter) -> None:
     try:
         with stream.undisturbed():
             try:
-                _send_pieces(connection, source, meter)
+                last = _send_pieces(stream, source, meter)
             except BaseException:
                 if meter.done:  # before anybody else may send
                     _note(connection, FileIncomplete("sending ended", meter.done, meter.total))
@@ -239,31 +239,44 @@ def _send_all(connection: Connection, source: _Source, meter: _Meter) -> None:
         if meter.done:
             _end(connection)
         raise
+    if last:
+        meter.tell(last)
 
 
-def _send_pieces(connection: Connection, source: _Source, meter: _Meter) -> None:
-    stream = connection.stream
-    fd = source.fd if stream.sends_files else None
+def _send_pieces(stream: Stream, source: _Source, meter: _Meter) -> int:
+    # Gives the size of the last one, which is to be told when others may send again.
+    direct, sent = stream.sends_files, 0
     while (size := meter.left(SENT_AT_ONCE)) > 0:
-        if fd is not None:
-            try:
-                sent = stream.send_from(fd, source.at(meter.done), size)
-            except (ConnectionError, TimeoutError) as failure:
-                raise _Lost(failure) from failure
-            except OSError:  # the system cannot, or the file is faulty: reading and sending tells, or does it
-                fd = None
-                continue
-            if sent:
-                meter.add(sent)
-                continue
-        data = source.read(meter.done, size)
-        if not data:
+        if sent:
+            meter.tell(sent)
+        sent = _send_directly(stream, source, meter.done, size) if direct else 0
+        if not sent:  # the system cannot, or the file is faulty, or shorter: reading it does it, or tells
+            direct = False
+            sent = _read_and_send(stream, source, meter.done, size)
+        if not sent:
             raise FileIncomplete("the file became shorter", meter.done, meter.total)
-        try:
-            stream.send_part(data)
-        except OSError as failure:
-            raise _Lost(failure) from failure
-        meter.add(len(data))
+        meter.done += sent
+    return sent
+
+
+def _send_directly(stream: Stream, source: _Source, done: int, size: int) -> int:
+    if source.fd is None:
+        return 0
+    try:
+        return stream.send_from(source.fd, source.at(done), size)
+    except (ConnectionError, TimeoutError) as failure:
+        raise _Lost(failure) from failure
+    except OSError:
+        return 0
+
+
+def _read_and_send(stream: Stream, source: _Source, done: int, size: int) -> int:
+    data = source.read(done, size)
+    try:
+        stream.send_part(data)
+    except OSError as failure:
+        raise _Lost(failure) from failure
+    return len(data)
 
 
 # ------------------------------------------------------------------------------------------------- receiving
@@ -348,14 +361,18 @@ def _check_expected(size: int | None, head: bytes, timeout: float | None) -> Non
 
 def _receive_all(connection: Connection, part: _PartFile, meter: _Meter, head: bytes, timeout: float | None) -> None:
     if head:
-        part.write(head)
-        meter.add(len(head))
+        _write(part, meter, head)
     while (size := meter.left(RECEIVED_AT_ONCE)) > 0:
         data = _receive_some(connection, meter, size, timeout)
         if not data:
             return
-        part.write(data)
-        meter.add(len(data))
+        _write(part, meter, data)
+
+
+def _write(part: _PartFile, meter: _Meter, data: bytes) -> None:
+    meter.done += len(data)  # it was taken, whatever happens next
+    part.write(data)
+    meter.tell(len(data))
 
 
 def _receive_some(connection: Connection, meter: _Meter, size: int, timeout: float | None) -> bytes:

@@ -31,9 +31,9 @@ import weakref
 from collections.abc import Iterator, Sequence
 from os import PathLike
 
-from .errors import ConnectionClosed, SetupError
+from .errors import SetupError
 from .timing import Deadline
-from .transport import NO_WAIT, SAFE_TO_SEND, Stream, busy, send_at_once, wait_ready
+from .transport import NO_WAIT, SAFE_TO_SEND, Stream, send_at_once, wait_ready
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds that a server gives a client for the TLS handshake, by default."""
@@ -489,35 +489,28 @@ class TLSStream(Stream):
 
     sends_files = False
 
-    @contextlib.contextmanager
-    def undisturbed(self) -> Iterator[None]:
-        """Meanwhile nobody else sends; see :meth:`Stream.undisturbed`."""
-        try:
-            with self.write_lock:
-                self._require_open()
-                try:
-                    self._alone = True
-                    yield
-                finally:
-                    self._alone = False
-        finally:
-            if self._left:
-                self._flush()
-
     def send_part(self, data: bytes) -> None:
         """Send everything, inside :meth:`undisturbed`."""
-        try:
-            for piece in _pieces(data):
-                if self._leaving:
-                    raise ConnectionClosed("this connection was closed here in the middle of a file")
-                self._encrypt(piece)
-                self._push(wait=True)
-        except (OSError, ValueError) as failure:
-            raise self._named(failure) from failure
+        with self.write_lock:
+            try:
+                for piece in _pieces(data):
+                    self._require_going_on()
+                    self._encrypt(piece)
+                    self._push(wait=True)
+            except (OSError, ValueError) as failure:
+                raise self._named(failure) from failure
+        if self._left:
+            self._flush()
+
+    def _let_nobody_send(self) -> None:
+        pass  # who sends asks _require_open()
+
+    def _let_all_send(self) -> None:
+        pass
 
     def _require_open(self) -> None:
         if self._alone:
-            raise busy()
+            self._wait_for_turn()
         if self._leaving:
             raise BrokenPipeError(errno.EPIPE, "nothing can be sent any more: this end of the connection is over")
 

@@ -26,6 +26,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from typing_extensions import Buffer
+
 from .errors import BindError, BusyError, ConnectionClosed, ResolveError
 from .timing import Deadline
 
@@ -42,6 +44,7 @@ SAFE_TO_SEND = 2048
 NO_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 """The flag by which one call does not wait; 0 where the system has none."""
 _HAS_POLL = hasattr(select, "poll")
+_LAST_STEP = 0.1  # seconds that a sender has to notice that the connection was broken off
 
 
 def wait_ready(sock: socket.socket, timeout: float | None, *, writable: bool = False) -> bool:
@@ -215,48 +218,48 @@ class Stream:
             except (OSError, ValueError) as failure:
                 raise self._named(failure) from failure
 
-    # Sending a file takes several steps, between which nothing else may be sent and the stream may not simply end.
+    # A file takes many steps to send, between which nothing else may be sent and the stream may not simply end. The
+    # write lock is not held from one to the next, since the program's code runs there. So, while somebody is alone,
+    # sending waits for its turn, and ending breaks off.
 
     sends_files = hasattr(os, "sendfile")
     """Whether :meth:`send_from` works."""
-    _alone = False  # somebody sends undisturbed; protected by the write lock
-    _ended_meanwhile = False  # our side of the stream is to end, or ended, since somebody sent undisturbed
+    _alone = 0  # the number of the thread that sends undisturbed; protected by the write lock
+    _turn: threading.Condition | None = None  # of the write lock: nobody is alone any more
+    _broken_off = False
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Meanwhile nobody else sends, and the calling thread only by :meth:`send_part` and :meth:`send_from`. (The
-        write lock alone would let its callbacks and signal handlers in.) The end of our side waits for it.
+        """Meanwhile nobody else sends, and the calling thread only by :meth:`send_part` and :meth:`send_from`. If
+        somebody ends our side, it is broken off. Waits for its turn.
 
         Raises:
             BusyError: the calling thread does so already, below on its stack.
+            ConnectionClosed: it was broken off.
         """
+        began = False
         try:
-            with self._alone_with_lock():
-                yield
+            with self.write_lock:
+                self._turn = self._turn or threading.Condition(self.write_lock)
+                self._wait_for_turn()
+                began = True  # from here on whatever happens is undone
+                self.end_sending = self._end_or_break_off  # type: ignore[method-assign]
+                self._alone = threading.get_ident()
+                self._let_nobody_send()
+            yield
         finally:
-            if self._ended_meanwhile:
-                self._end_when_alone()
-
-    @contextlib.contextmanager
-    def _alone_with_lock(self) -> Iterator[None]:
-        with self.write_lock:
-            if self._alone:
-                raise busy()
-            send = self._send
-            try:
-                self._alone, self._send = True, _refuse_to_mix
-                self.end_sending = self._end_when_alone  # type: ignore[method-assign]
-                yield
-            finally:
-                self._alone = False
-                if self._send is _refuse_to_mix:
-                    self._send = send
+            if began and self._turn is not None:
+                with self.write_lock:
+                    self._alone = 0
+                    self._let_all_send()
+                    self._turn.notify_all()
 
     def send_part(self, data: bytes) -> None:
-        """Send everything, inside :meth:`undisturbed`. Raises as :meth:`send_all`, and ConnectionClosed as soon as our
-        side is to end."""
-        self._require_going_on()
-        self._send_rest(memoryview(data), 0)
+        """Send everything, inside :meth:`undisturbed`. Raises as :meth:`send_all`, and ConnectionClosed as soon as it
+        was broken off."""
+        with self.write_lock:
+            self._require_going_on()
+            self._send_rest(memoryview(data), 0)
 
     def send_from(self, fd: int, offset: int, count: int) -> int:
         """Have the system send from a file, inside :meth:`undisturbed`.
@@ -272,59 +275,86 @@ class Stream:
         Raises:
             OSError: as :meth:`send_part`; or the system cannot send from this file, or cannot read it.
         """
-        while True:
-            self._require_going_on()
-            try:
-                return os.sendfile(self.socket.fileno(), fd, offset, count)
-            except (BlockingIOError, TimeoutError) as failure:
-                if failure.errno == errno.ETIMEDOUT:
-                    raise
-            except OSError as failure:
-                raise self._named(failure) from failure
-            wait_ready(self.socket, None, writable=True)
+        with self.write_lock:
+            while True:
+                self._require_going_on()
+                try:
+                    return os.sendfile(self.socket.fileno(), fd, offset, count)
+                except BlockingIOError:
+                    wait_ready(self.socket, None, writable=True)
+                except OSError as failure:
+                    raise self._named(failure) from failure
 
     def break_off(self) -> None:
         """From now on nothing is sent, and whoever ends the connection resets it: so the other end cannot take what it
         got for everything. (Where the system is not POSIX, it ends as usual.)"""
-        self._send, self._ended_meanwhile = _refuse_after_break, True
-        if os.name != "posix":  # there, a reader would not wake
-            return
-        with contextlib.suppress(OSError):
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.end_sending = self.cut = self._stop_reading  # type: ignore[method-assign]
-        self.drain = _read_no_more  # type: ignore[method-assign]
-
-    def _require_going_on(self) -> None:
-        if self._ended_meanwhile:
-            raise ConnectionClosed("this connection was closed here in the middle of a file")
-
-    def _end_when_alone(self) -> None:
-        # In place of end_sending(), and never waiting either: who is not alone leaves it to who is.
-        self._ended_meanwhile = True
-        if self.write_lock.acquire(blocking=False):
+        self._send, self._broken_off = _refuse_after_break, True
+        if os.name == "posix":  # elsewhere a reader would not wake
+            with contextlib.suppress(OSError):
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.end_sending = self.cut = self._stop_reading  # type: ignore[method-assign]
+            self.close = self._reset  # type: ignore[method-assign]
+            self.drain = _read_no_more  # type: ignore[method-assign]
+        if self._turn is not None and self.write_lock.acquire(blocking=False):  # else it was somebody's turn
             try:
-                if not self._alone:
-                    self._end_now()
+                self._turn.notify_all()
             finally:
                 self.write_lock.release()
 
-    def _end_now(self) -> None:
-        if self._send is _refuse_after_break:
+    def _let_nobody_send(self) -> None:
+        if not self._broken_off:
+            self._send = self._send_in_turn
+
+    def _let_all_send(self) -> None:
+        if not self._broken_off:
+            self._send = self.socket.send
+
+    def _send_in_turn(self, data: Buffer, flags: int = 0) -> int:
+        self._wait_for_turn()
+        return self._send(data, flags)
+
+    def _wait_for_turn(self) -> None:
+        # Under the write lock, which is free meanwhile.
+        while self._alone and self._turn is not None:
+            if self._alone == threading.get_ident():
+                raise BusyError(
+                    "this thread is in the middle of sending a file on this connection; what you send now, in a "
+                    "progress callback or a signal handler, would get into it. Send it afterwards"
+                )
+            self._require_going_on()
+            self._turn.wait()
+        self._require_going_on()
+
+    def _require_going_on(self) -> None:
+        if self._broken_off:
+            _refuse_after_break()
+
+    def _end_or_break_off(self) -> None:
+        # In place of end_sending(), from the first file on.
+        if self._alone:
+            self.break_off()
+        if self._broken_off and os.name == "posix":
             self._stop_reading()
         else:
             type(self).end_sending(self)
 
     def _stop_reading(self) -> None:
-        # In place of cut(), once broken off: wakes the reader, and tells the other end nothing, which is what closing
-        # is for. A sender that is blocked does not wake from that, and one that will not is worse than a mere end.
-        if self.write_lock.acquire(blocking=False):
-            try:
-                with contextlib.suppress(OSError):
-                    self.socket.shutdown(socket.SHUT_RD)
-            finally:
-                self.write_lock.release()
-        else:
+        # In place of cut(), once broken off: wakes the reader and tells the other end nothing, which close() does.
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RD)
+
+    def _reset(self) -> None:
+        # In place of close().
+        self._stop_reading()
+        if not self.write_lock.acquire(
+            timeout=_LAST_STEP
+        ):  # a sender is blocked, and wakes from nothing less than this
             type(self).cut(self)
+            self.write_lock.acquire()
+        try:
+            self.socket.close()
+        finally:
+            self.write_lock.release()
 
     def _named(self, failure: Exception) -> Exception:
         if self.closed:
@@ -354,20 +384,8 @@ class Stream:
             self.socket.close()
 
 
-def busy() -> BusyError:
-    """The error for who sends in the middle of a file of its own."""
-    return BusyError(
-        "this thread is in the middle of sending a file on this connection; what you send now, in a progress "
-        "callback or a signal handler, would get into it. Send it afterwards"
-    )
-
-
-def _refuse_to_mix(*_: object) -> int:
-    raise busy()
-
-
 def _refuse_after_break(*_: object) -> int:
-    raise ConnectionClosed("this connection was broken off in the middle of a file")
+    raise ConnectionClosed("this connection was closed here in the middle of a file")
 
 
 def _read_no_more(deadline: Deadline) -> None:
