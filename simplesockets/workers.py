@@ -17,7 +17,7 @@ N processes. The theory:
   exceptions that workers report wait in a bounded queue, in the worker, until its main thread has sent them.
 * *Ends.* The supervisor asks, then terminates, then kills. A worker whose pipe ends has no parent any more, and ends.
   Ctrl-C reaches all processes of a terminal; workers ignore it, as the parent ends them. Until they can ignore it, it
-  is blocked: a signal mask is inherited.
+  is blocked: a signal mask is inherited. A worker that is terminated closes its server first.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ TERMINATED = 0.5
 """Seconds that a worker has to end when it was terminated, before it is killed …"""
 KILLED = 2.0
 """… and then until nobody waits for it any more."""
-ORPHANED = 5.0
-"""Seconds that a worker whose parent is gone has to end in good order."""
+ALONE = 5.0
+"""Seconds that a worker has to end in good order if its parent is gone, or if it was terminated."""
 REPORTS = 1000
 """How many exceptions wait in a worker to be reported; the oldest go first."""
 REPORTED = 10_000
@@ -80,12 +80,7 @@ ELSEWHERE = (
     "with setup(workers=…) the connections live in the worker processes, and this process sees neither them nor their "
     "data; do it in the callbacks, which get the client, or set the server up without workers"
 )
-GUARD = (
-    "each worker imports the program's main file anew, so everything there that is not a definition, above all "
-    'the server\'s setup() and start(), has to stand behind\n\n    if __name__ == "__main__":\n\n'
-    "and the callbacks in front of that line"
-)
-
+_NAMES = "simplesockets-server-"  # how the names of worker processes begin
 _NO_GUARD = 76  # the exit code of a worker that came upon setup(workers=…) while it imported the main file
 
 
@@ -156,12 +151,27 @@ FromWorker = _Ready | _Failed | _Done | _Report
 
 
 def check_guard() -> None:
-    """Called where a program asks for workers: end this process if it is a worker that only imports the main file.
+    """Called where a program asks for workers: refuse if this process only imports the main file to find something.
 
-    The parent knows that exit code, and says what is missing.
+    If it is a worker it just ends. The supervisor knows that exit code, and says the rest.
+
+    Raises:
+        SetupError: it is another child of the program's.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # multiprocessing's own test
+    process = multiprocessing.current_process()
+    if not getattr(process, "_inheriting", False):  # multiprocessing's own test
+        return
+    if process.name.startswith(_NAMES):
         raise SystemExit(_NO_GUARD)
+    raise SetupError(f"a new process came upon setup(workers=…) while it imported the main file; {_guard('process')}")
+
+
+def _guard(who: str) -> str:
+    return (
+        f"each {who} imports the program's main file anew, so everything there that is not a definition, above all "
+        'the server\'s setup() and start(), has to stand behind\n\n    if __name__ == "__main__":\n\n'
+        "and the callbacks in front of that line"
+    )
 
 
 def check_limit(limit: int | None, count: int) -> None:
@@ -360,6 +370,7 @@ class Workers:
         self._orders = Orders(run=False, killed=False, limit=None)
         self._number = 0
         self._launched = False
+        self._awaited = False  # whether somebody waits for the start, and gets the error
         self._failure: SetupError | None = None
         self._deadline: Deadline | None = None  # not None: it is being closed
         self._thread: threading.Thread | None = None
@@ -402,6 +413,7 @@ class Workers:
             if self._thread is None and run:
                 self._start_thread()
             waits = self._thread is not None and not is_nested()
+            self._awaited = self._awaited or waits
         self._waker.wake()
         if not waits:
             return
@@ -425,7 +437,7 @@ class Workers:
             if self._failure is not None:
                 raise self._failure
         if not obeyed:
-            log.warning("the workers are slow to obey: after %.0f s not all of them have", ORDER_TIMEOUT)
+            log.warning("the workers are slow to obey: after %g s not all of them have", ORDER_TIMEOUT)
 
     def _is_ending(self) -> bool:
         return self._failure is not None or self._deadline is not None
@@ -475,8 +487,6 @@ class Workers:
                         for message in worker.hear():  # its last words
                             self._take(worker, message)
                         self._lose(worker, worker.bury())
-                    elif worker.process is not None and worker.pipe is None and not self._is_ending():
-                        worker.process.kill()  # nobody minds it any more
                 self._advance(time.monotonic())
                 with self._changed:
                     self._changed.notify_all()
@@ -530,7 +540,7 @@ class Workers:
             if worker.due is not None and worker.due <= now:
                 self._start(worker)
             elif worker.process is not None and not worker.ready and now >= worker.since + START_TIMEOUT:
-                worker.reason = f"it did not begin to serve within {START_TIMEOUT:.0f} s"
+                worker.reason = f"it did not begin to serve within {START_TIMEOUT:g} s"
                 worker.process.kill()
             elif worker.ready and worker.done == worker.told < self._number:
                 with self._changed:
@@ -560,6 +570,8 @@ class Workers:
             return
         if not self._launched:
             self._failure = SetupError(_explain(worker, how))
+            if not self._awaited:
+                self._journal.record(self._failure, "the workers did not start")
             return
         now = time.monotonic()
         if now - worker.since >= LIVED:
@@ -637,12 +649,13 @@ def _named(worker: _Worker) -> str:
 
 def _explain(worker: _Worker, how: str) -> str:
     if how == _how(_NO_GUARD):
-        return f"the program's main file calls setup(workers=…) whenever it is imported; {GUARD}"
+        return f"the program's main file calls setup(workers=…) whenever it is imported; {_guard('worker')}"
     if worker.reason:
         said = f"It said:\n\n{worker.reason}"
     else:
         said = "What it printed to the standard error output says why."
-    return f"the server did not start, because {_named(worker)} {how} before it served. {said}\n\nMind that {GUARD}"
+    mind = f"Mind that {_guard('worker')}"
+    return f"the server did not start, because {_named(worker)} {how} before it served. {said}\n\n{mind}"
 
 
 # ------------------------------------------------------------------------------------------------------ worker
@@ -656,6 +669,8 @@ def mind(pipe: Connection[FromWorker, ToWorker], place: Place, make: Callable[[]
         place: which worker this is.
         make: makes the server, set up but not started, and gives its journal, too.
     """
+    terminated = Waker()
+    signal.signal(signal.SIGTERM, lambda *_: terminated.wake())
     signal.signal(signal.SIGINT, _ignore)  # no SIG_IGN, which programs that a callback starts would inherit
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
@@ -665,13 +680,16 @@ def mind(pipe: Connection[FromWorker, ToWorker], place: Place, make: Callable[[]
             pipe.send(_Failed("".join(traceback.format_exception(failure))[-REPORTED:]))
         return
     reports = _Reports(journal)
+    close = None
     try:
         pipe.send(_Ready())
-        timeout = _obey(server, pipe, place, reports)
+        close = _obey(server, pipe, place, reports, terminated)
     except (OSError, EOFError):  # the parent is gone
-        timeout = ORPHANED
-        _end_in_any_case(2 * ORPHANED)
-    server.close(ORPHANED if timeout is None else timeout)
+        pass
+    finally:
+        if close is None:
+            _end_in_any_case(2 * ALONE)
+    server.close(ALONE if close is None else close.timeout)  # type: ignore[arg-type]  # None is for ever
     with contextlib.suppress(OSError):
         reports.send(pipe)
     reports.close()
@@ -681,16 +699,20 @@ def _ignore(*_: object) -> None:
     pass
 
 
-def _obey(server: TCPServer, pipe: Connection[FromWorker, ToWorker], place: Place, reports: _Reports) -> float | None:
-    # Returns how long closing may take, when that is asked for.
+def _obey(
+    server: TCPServer, pipe: Connection[FromWorker, ToWorker], place: Place, reports: _Reports, terminated: Waker
+) -> _Close | None:
+    # Returns when it is time to close: the supervisor's message, or None if the worker was terminated.
     while True:
-        wait([pipe, reports.waker.reader])
+        ready = wait([pipe, reports.waker.reader, terminated.reader])
+        if terminated.reader in ready:
+            return None
         reports.send(pipe)
         if not pipe.poll():
             continue
         message = pipe.recv()
         if isinstance(message, _Close):
-            return message.timeout
+            return message
         _apply(server, message.orders, place)
         pipe.send(_Done(message.number))
 
@@ -734,7 +756,7 @@ class _Reports:
 
 
 def _end_in_any_case(seconds: float) -> None:
-    # Nobody is there to kill a worker that its program's threads keep alive.
+    # The program's threads might keep the process alive, and nobody watches how long.
     timer = threading.Timer(seconds, os._exit, (1,))
     timer.daemon = True
     timer.start()

@@ -343,6 +343,52 @@ def test_an_interrupt_of_a_worker_alone_is_ignored(connect: Connect) -> None:
         assert not server.event.exception.list
 
 
+def test_a_worker_that_is_terminated_closes_its_server_first(connect: Connect) -> None:
+    with working(1) as server:
+        talk = connect(server)
+        os.kill(int(talk.ask("pid")), signal.SIGTERM)
+        with pytest.raises(EOFError):
+            talk.hear()
+        assert connect(server).ask("hello") == "hello"
+        assert "exit code 0; another takes its place" in str(server.event.exception.list[0].exception)
+
+
+def test_a_worker_that_is_slow_to_obey_is_not_waited_for_longer_than_some_seconds(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with working(1) as server:
+        pid = int(connect(server).ask("pid"))
+        monkeypatch.setattr(workers, "ORDER_TIMEOUT", 0.05)
+        os.kill(pid, signal.SIGSTOP)
+        server.stop()
+        assert "slow to obey" in caplog.text
+        os.kill(pid, signal.SIGCONT)
+        monkeypatch.setattr(workers, "ORDER_TIMEOUT", PATIENCE)
+        server.start()
+        assert connect(server).ask("pid") == str(pid)
+
+
+def test_a_worker_that_does_not_begin_is_an_error_of_start_and_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "START_TIMEOUT", 0.001)
+    before = children()
+    with working(2, start=False) as server:
+        for _ in range(2):
+            with pytest.raises(SetupError, match=r"did not begin to serve within 0.001 s"):
+                server.start()
+        assert not server.event.accepting_thread.run
+        assert children() == before
+
+
+def test_a_start_that_fails_where_nobody_waits_for_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "START_TIMEOUT", 0.001)
+    monkeypatch.setattr(workers, "is_nested", lambda: True)  # as in a callback
+    with working(1, start=False) as server:
+        server.start()
+        wait_until(lambda: server.event.exception.occurred)
+        assert isinstance(server.event.exception.list[0].exception, SetupError)
+        monkeypatch.undo()
+
+
 # ---------------------------------------------------------------------------------------------------------- end
 
 
@@ -522,6 +568,12 @@ def test_a_port_that_another_server_with_workers_has_is_in_use(count: int | None
             TCPServer().setup(HOST, server.address[1], on_receive=worker_callbacks.obey, workers=count)
 
 
+def test_another_child_of_the_program_s_that_imports_a_main_file_without_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(SetupError, match="each process imports"):
+        TCPServer().setup(HOST, 0, on_receive=worker_callbacks.obey, workers=2)
+
+
 # ---------------------------------------------------------------------------------------------------- programs
 
 PROGRAM = """
@@ -552,7 +604,7 @@ class Running:
             self.process = subprocess.Popen(
                 [sys.executable, str(path)],
                 env={**os.environ, "PYTHONPATH": str(OURS)},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -579,8 +631,9 @@ class Running:
         with contextlib.suppress(ProcessLookupError):
             self.signal_group(signal.SIGKILL)
         self.process.wait(PATIENCE)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
 @pytest.fixture
@@ -644,7 +697,7 @@ def test_a_program_that_is_ended_hard_leaves_no_worker(run: Run, number: signal.
 
 
 def test_a_program_that_ends_without_close_leaves_no_worker(run: Run) -> None:
-    running = run(PROGRAM.replace("LAST", "sys.stdin.read()"))
+    running = run(PROGRAM.replace("LAST", "pass"))
     running.line()
     assert running.process.wait(PATIENCE) == 0
     wait_until(lambda: not running.group(), "the end of all processes")
