@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.layer:
         for tls in (False, True) if options.both else (options.tls,):
             with Run(LAYERS[name], tls, options.seed) as run:
-                run.cut(options.cuts)
+                run.cut(options.cuts, samples=min(200, 10 * options.cuts))
             print(run.account, flush=True)
             violated = violated or bool(run.account.violations)
     return int(violated)

@@ -40,6 +40,10 @@ SIZES = (0, 50, 1000, 20_000)
 """Bytes of the records' texts."""
 REACH = ((30, 30), (3000, 3000), (30_000, 30_000), (200_000, 200_000))
 """Up to which byte, upwards and downwards, a cut may come."""
+UNDISTURBED = 30
+"""Records of a connection that is not cut."""
+ENOUGH = 10
+"""Violations after which a run is given up."""
 LONGEST = 10.0
 """Seconds: nothing takes that long for a bystander, nor for a connection to end."""
 
@@ -57,9 +61,11 @@ class Account:
     received: int = 0
     returned: int = 0
     quiet: list[float] = field(default_factory=list)
-    """Seconds that the bystander's records took before anything was cut."""
-    busy: list[float] = field(default_factory=list)
-    """… and meanwhile."""
+    """Seconds that the bystander's records took while nothing else happened, …"""
+    loaded: list[float] = field(default_factory=list)
+    """… while the others sent, and nothing was cut, …"""
+    cutting: list[float] = field(default_factory=list)
+    """… and while they were cut."""
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
 
@@ -74,7 +80,8 @@ class Account:
             f"{self.title}: {self.cuts} connections cut ({kinds}) in {self.seconds:.1f} s",
             f"  records: {self.sent} sent, {self.received} received, {self.returned} acknowledged, "
             f"{self.sent - self.returned} unacknowledged; {self.refused} connections never came about",
-            f"  the bystander's round trips: {describe(self.quiet)} before, {describe(self.busy)} meanwhile",
+            f"  the bystander's round trips: {describe(self.quiet)} alone, {describe(self.loaded)} beside others, "
+            f"{describe(self.cutting)} beside others that are cut",
         ]
         verdict = [f"  VIOLATION: {each}" for each in self.violations] or ["  nothing lost, repeated, reordered, left"]
         return "\n".join([*lines, *verdict])
@@ -103,7 +110,7 @@ class Bystander:
         pause: seconds between them.
     """
 
-    def __init__(self, flow: Flow, session: int, pause: float = 0.005) -> None:
+    def __init__(self, flow: Flow, session: int, pause: float = 0.002) -> None:
         self.violations: list[str] = []
         self._flow = flow
         self._session = session
@@ -146,8 +153,8 @@ class Attempt:
     """One connection of a lane, which is over."""
 
     session: int
-    kind: Kind
-    """How it was to end."""
+    kind: Kind | None
+    """How it was to end; None: in good order."""
     sent: int
     opened: bool
     """Whether the client could be used."""
@@ -175,19 +182,19 @@ class Lane:
         self._route = proxy.route(service.address, lambda _: self._plan)
         self._flow = layer.flow(self._route.address, tls)
 
-    def attempt(self, turn: int) -> Attempt:
-        """One connection, until it is cut."""
+    def attempt(self, turn: int, disturbed: bool) -> Attempt:
+        """One connection: until it is cut, or undisturbed."""
         session = turn * 100 + self._number
         dice = random.Random(f"{self._seed}/{session}")
-        kind = dice.choice(ENDINGS)
-        self._plan = random_faults(dice, dice.choice(REACH), kind)
+        kind = dice.choice(ENDINGS) if disturbed else None
+        self._plan = random_faults(dice, dice.choice(REACH), kind) if disturbed else ()
         before = next(iter(reversed(self._route.links)), None)
         began = time.monotonic()
         sent, opened = 0, False
         try:
             self._flow.open()
             opened = True
-            sent = send_until_the_end(self._flow, session, dice)
+            sent = send_records(self._flow, session, dice, None if disturbed else UNDISTURBED)
         except (OSError, HPXError):  # it was cut that early
             pass
         finally:
@@ -207,15 +214,16 @@ def record_of(session: int, number: int) -> bytes:
     return record(session, number, SIZES[zlib.crc32(b"%d/%d" % (session, number)) % len(SIZES)])
 
 
-def send_until_the_end(flow: Flow, session: int, dice: random.Random) -> int:
-    """Send records in bursts, each after the one before came back, until the connection ends. How many were sent."""
+def send_records(flow: Flow, session: int, dice: random.Random, most: int | None) -> int:
+    """Send records in bursts, each after the one before came back, until the connection ends, or until so many came
+    back. Returns how many were sent."""
     pauses = dice.choice([0.02, 0.1, 0.5])
     for sent in itertools.count(1):
         try:
             flow.send(record_of(session, sent - 1))
         except (OSError, HPXError):
             break
-        if dice.random() < pauses and (not flow.wait(sent) or flow.over):
+        if (sent == most or dice.random() < pauses) and (not flow.wait(sent) or flow.over or sent == most):
             break
     return sent
 
@@ -250,7 +258,7 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
         self._bystander.stop()
-        self.account.busy += self._bystander.times()
+        self.account.cutting += self._bystander.times()
         self._beside.close()
         if isinstance(self._beside, HPXFlow):
             self._beside.quit()
@@ -262,30 +270,44 @@ class Run:
         self._check("descriptors left open", lambda: open_descriptors() <= self._descriptors, open_descriptors)
         self.account.violations += [*self._bystander.violations, *self._service.ledger.damaged]
 
-    def cut(self, cuts: int) -> None:
-        """Go on until so many connections were cut, or something is wrong."""
-        self.account.quiet += self._bystander.times(least=100)
-        self._round()  # so that everything is there that stays
-        self._level = open_descriptors()
-        self.account.busy += self._bystander.times()
-        began = time.monotonic()
-        while self.account.cuts < cuts and len(self.account.violations) < 10:
-            self._round()
-        self.account.seconds += time.monotonic() - began
-        self.account.busy += self._bystander.times()
+    def cut(self, cuts: int, samples: int = 200) -> None:
+        """Go on until so many connections were cut, or something is wrong.
 
-    def _round(self) -> None:
+        Args:
+            cuts: how many.
+            samples: of the bystander's times that are to be compared with.
+        """
+        account = self.account
+        account.quiet += self._bystander.times(least=samples)
+        while len(account.loaded) < samples and not account.violations:
+            self._round(disturbed=False)
+            account.loaded += self._bystander.times()
+        self._level = open_descriptors()  # everything is there now that stays
+        began = time.monotonic()
+        while account.cuts < cuts and len(account.violations) < ENOUGH:
+            self._round()
+            account.cutting += self._bystander.times()
+        account.seconds += time.monotonic() - began
+
+    def _round(self, disturbed: bool = True) -> None:
         turn = next(self._turns)
-        attempts = list(self._pool.map(lambda lane: lane.attempt(turn), self._lanes))
+        attempts = list(self._pool.map(lambda lane: lane.attempt(turn, disturbed), self._lanes))
         self._check("links that do not end", lambda: self._proxy.open_links == 0, lambda: attempts)
         self._check("clients that the server keeps", lambda: self._service.present() == 1, self._service.present)
-        self._check(
-            "hooks that ran too often or not", lambda: self._service.came - self._service.left in (0, 1), self._hooks
-        )
+        self._check("hooks that ran too often, or not", self._hooks_agree, self._hooks)
+        self._check("threads that go on", lambda: not self._threads_of(attempts), our_threads)
         if self._level:
             self._check("sockets left open", lambda: open_descriptors() <= self._level, open_descriptors)
         for attempt in attempts:
             self._judge(attempt)
+
+    def _hooks_agree(self) -> bool:
+        return self._service.came - self._service.left == (1 if self._service.came else 0)
+
+    def _threads_of(self, attempts: Sequence[Attempt]) -> list[str]:
+        # As the server sees them.
+        ports = {attempt.link.local[1] for attempt in attempts if attempt.link and attempt.link.local}
+        return [name for name in our_threads() if name.rpartition(":")[2] in map(str, ports)]
 
     def _hooks(self) -> str:
         return f"{self._service.came} came, {self._service.left} left"
@@ -309,18 +331,16 @@ class Run:
         account.returned += echoes.received
         wrong = [f"the server got {fault}" for fault in trail.faults()]
         wrong += [f"the client got {fault}" for fault in echoes.faults()]
-        if not echoes.next <= trail.next <= attempt.sent:
+        if not (echoes.next if attempt.kind else attempt.sent) <= trail.next <= attempt.sent:
             wrong.append(f"{attempt.sent} sent, {trail.next} received, {echoes.next} acknowledged")
         if trail.received < wanted:
             wrong.append(f"only {trail.received} of {wanted} records were received that reached the server")
         if attempt.seconds > LONGEST:
             wrong.append(f"it took {attempt.seconds:.1f} s")
-        if link is not None and link.suffered(attempt.kind):
+        if attempt.kind is not None:
             account.kinds[attempt.kind.value] += 1
-        else:
-            wrong.append("it ended before it was cut")
-        if link is not None and any(name.endswith(f":{(link.local or (0, 0))[1]}") for name in our_threads()):
-            wrong.append("its thread goes on")
+            if link is None or not link.suffered(attempt.kind):
+                wrong.append("it ended before it was cut")
         account.violations += [f"session {attempt.session}: {fault} ({link})" for fault in wrong]
 
     def _least_received(self, attempt: Attempt) -> int:

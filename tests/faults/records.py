@@ -73,6 +73,8 @@ class Trail:
     repeated: int = 0
     late: int = 0
     """Records that came after one with a higher number."""
+    damaged: int = 0
+    """How often something came that was no record, or that its receiver could not cope with."""
     missing: set[int] = field(default_factory=set)
     """Numbers that are lower than one which came."""
 
@@ -88,9 +90,19 @@ class Trail:
         else:
             self.repeated += 1
 
+    def note_damage(self) -> None:
+        """Something came that was none."""
+        self.received += 1
+        self.damaged += 1
+
     def faults(self) -> list[str]:
         """What is wrong with it, in words."""
-        found = {"lost": len(self.missing), "repeated": self.repeated, "out of order": self.late}
+        found = {
+            "lost": len(self.missing),
+            "repeated": self.repeated,
+            "out of order": self.late,
+            "damaged": self.damaged,
+        }
         return [f"{count} {what}" for what, count in found.items() if count]
 
 
