@@ -7,7 +7,7 @@ A framer is fed whatever the network delivered and yields the frames that are co
 
 Both are iterators; run each to its end before the next call. An error (:class:`~.errors.ProtocolError`) is raised
 where it stands in the stream, so frames before it come out first, however the bytes were cut. After an error the
-stream is of no use any more.
+stream is of no use any more: whatever follows raises the same error, and nothing of it is kept.
 
 Cost: every byte is looked at a bounded number of times, whatever the sizes of the pieces. A frame that has not come
 whole waits in a bytearray, and it is not searched again before it can be complete: the length-prefix framer knows
@@ -20,7 +20,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from .errors import FrameTooLarge, FrameTruncated, InvalidHeader
+from .errors import FrameTooLarge, FrameTruncated, InvalidHeader, ProtocolError
 
 MAX_FRAME = 64 * 1024 * 1024
 """Default limit of a frame, in bytes, header or delimiter not counted."""
@@ -35,7 +35,25 @@ def _read_long(digits: bytes) -> int:
     return int(significant or b"0") if len(significant) <= _MOST_DIGITS else sys.maxsize
 
 
-class LengthPrefixFramer:
+class _Stream:
+    """What both framers keep of a stream."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()  # the frame that has not come whole
+        self._failure: ProtocolError | None = None
+
+    def fail(self, failure: ProtocolError) -> ProtocolError:
+        """The stream is of no use any more: feeding it raises this error from now on. Gives the error."""
+        self._failure = failure
+        self._kept[:] = b"!"  # so who is fed looks at the failure, for which nothing is asked while all goes well
+        return failure
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+class LengthPrefixFramer(_Stream):
     """Frames that follow a header of fixed size which says their length, by default in ASCII decimal digits, padded
     with spaces on the right (HiSock's form).
 
@@ -50,10 +68,10 @@ class LengthPrefixFramer:
     """
 
     def __init__(self, header_size: int = 16, limit: int = MAX_FRAME) -> None:
+        super().__init__()
         self.header_size = header_size
         self.limit = limit
         self.bare: tuple[bytes, ...] = ()
-        self._kept = bytearray()
         self._due = header_size  # with fewer bytes than these there is nothing to look at
 
     def read_header(self, header: bytes) -> int:
@@ -81,6 +99,7 @@ class LengthPrefixFramer:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Take what was received; yield the frames that it completes."""
         if self._kept:
+            self._check()
             self._kept += data
             if len(self._kept) < self._due:
                 return
@@ -97,9 +116,13 @@ class LengthPrefixFramer:
                 # A bare word may be complete sooner; then every byte counts.
                 self._keep(data, start, len(data) - start + 1 if self.bare else self.header_size)
                 return
-            size = self.read_header(data[start:body])
+            try:
+                size = self.read_header(data[start:body])
+            except ProtocolError as failure:
+                self.fail(failure)
+                raise
             if size > self.limit:
-                raise FrameTooLarge(size, self.limit)
+                raise self.fail(FrameTooLarge(size, self.limit))
             end = body + size
             if len(data) < end:
                 self._keep(data, start, end - start)
@@ -121,6 +144,7 @@ class LengthPrefixFramer:
             FrameTruncated: inside a frame.
         """
         if self._kept:
+            self._check()
             raise FrameTruncated(len(self._kept))
         return iter(())
 
@@ -135,7 +159,7 @@ class LengthPrefixFramer:
         return self.write_header(len(frame)) + frame
 
 
-class DelimiterFramer:
+class DelimiterFramer(_Stream):
     r"""Frames that end with a delimiter, which is not part of them.
 
     Args:
@@ -146,12 +170,12 @@ class DelimiterFramer:
     """
 
     def __init__(self, delimiter: bytes = b"\n", limit: int = MAX_FRAME, *, final: bool = False) -> None:
+        super().__init__()
         if not delimiter:
             raise ValueError("the delimiter is empty; give at least one byte, such as b'\\n'")
         self.delimiter = delimiter
         self.limit = limit
         self.final = final
-        self._kept = bytearray()
         self._searched = 0  # no delimiter begins in the bytes of _kept before this one
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -159,6 +183,7 @@ class DelimiterFramer:
         source: bytes | bytearray = data
         found = 0
         if self._kept:
+            self._check()
             self._kept += data
             found = self._kept.find(self.delimiter, self._searched)
             if found < 0:
@@ -180,7 +205,7 @@ class DelimiterFramer:
         # counted against the limit.
         undecided = len(self.delimiter) - 1
         if len(self._kept) - undecided > self.limit:
-            raise FrameTooLarge(len(self._kept) - undecided, self.limit)
+            raise self.fail(FrameTooLarge(len(self._kept) - undecided, self.limit))
         self._searched = max(0, len(self._kept) - undecided)
 
     def feed_eof(self) -> Iterator[bytes]:
@@ -191,10 +216,11 @@ class DelimiterFramer:
         """
         if not self._kept:
             return
+        self._check()
         if not self.final:
             raise FrameTruncated(len(self._kept))
         if len(self._kept) > self.limit:
-            raise FrameTooLarge(len(self._kept), self.limit)
+            raise self.fail(FrameTooLarge(len(self._kept), self.limit))
         rest = bytes(self._kept)
         self._kept.clear()
         yield rest

@@ -315,6 +315,26 @@ def test_a_malformed_stream_is_a_protocol_error_after_the_items_before_it(case: 
         assert isinstance(error, ProtocolError)
 
 
+@pytest.mark.parametrize(
+    ("case", "stream"),
+    [
+        pytest.param(case, each, id=f"{case.name}, {what}")
+        for case in CASES
+        if case.name != "HPX"  # what is unreadable there is an answer, and no end
+        for what, each in case.malformed.items()
+    ],
+)
+def test_after_an_error_comes_the_same_error_whatever_follows(case: Case, stream: bytes) -> None:
+    receiver = case.receiver()
+    with pytest.raises(ProtocolError) as first:
+        list(receiver.feed(stream))
+    good = case.sender().encode(case.items[0])
+    for pieces in ([good], [b"\n" * 20], []):
+        with pytest.raises(ProtocolError) as later:
+            list(items_of(receiver, pieces))
+        assert later.value is first.value
+
+
 @every_case
 @modest
 @given(st.data())

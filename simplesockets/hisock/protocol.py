@@ -261,7 +261,11 @@ class ServerProtocol:
             yield body
 
     def _greet(self, body: bytes) -> None:
-        dialect = read_hello(body).dialect
+        try:
+            dialect = read_hello(body).dialect
+        except InvalidHello as failure:
+            self._framer.fail(failure)  # a second try would not count
+            raise
         self._framer.limit = self._limit
         if not dialect.modern:
             self._framer.bare = (RENAME, REGROUP)

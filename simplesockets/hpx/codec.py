@@ -176,6 +176,7 @@ class Unpacker:
         self._credit = _CREDIT  # bytes that may be inflated again
         self._size = 0  # of the parts together
         self._packed = 0  # bytes of the message that is begun; 0 if none is
+        self._failure: FrameTooLarge | None = None
 
     @property
     def pending(self) -> bool:
@@ -186,13 +187,15 @@ class Unpacker:
         """Take a piece, delimiter included; give the messages that are complete now: one, mostly.
 
         Raises:
-            FrameTooLarge: a message is over a limit. There is no way to go on then.
+            FrameTooLarge: a message is over a limit. There is no way to go on then: every call raises it again.
         """
+        self._check()
         self._credit += len(piece)
         return self._take_all(deque((piece,)))
 
     def give_up(self) -> list[bytes | Unreadable]:
         """Nothing followed for long: the message that is begun will not be completed. Gives what there is instead."""
+        self._check()
         begun = self._pieces
         return [self._unreadable("it ends too early"), *self._take_all(self._salvage(begun))]
 
@@ -225,12 +228,12 @@ class Unpacker:
     def _inflate(self, piece: bytes) -> bytes | None:
         self._packed += len(piece)
         if self._packed > self._packed_limit + len(DELIMITER):
-            raise FrameTooLarge(self._packed, self._packed_limit)
+            raise self._fail(self._packed, self._packed_limit)
         inflater = self._inflater
         part = inflater.decompress(piece, self._limit - self._size + 1)
         self._size += len(part)
         if self._size > self._limit:
-            raise FrameTooLarge(self._size, self._limit)
+            raise self._fail(self._size, self._limit)
         if not inflater.eof:
             self._parts += part
             self._pieces += piece
@@ -240,6 +243,15 @@ class Unpacker:
         message = bytes(self._parts + part) if self._parts else part
         self._reset()
         return message
+
+    def _fail(self, size: int, limit: int) -> FrameTooLarge:
+        self._failure = FrameTooLarge(size, limit)
+        self._reset()  # nothing of it is of use
+        return self._failure
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _unreadable(self, why: str) -> Unreadable:
         self._reset()

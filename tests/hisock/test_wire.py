@@ -160,6 +160,16 @@ def test_what_is_no_hello_is_an_error_of_the_protocol(body: bytes) -> None:
         heard(whole(framed(body)), ServerProtocol())
 
 
+def test_a_second_try_to_say_hello_does_not_count() -> None:
+    server = ServerProtocol()
+    with pytest.raises(InvalidHello) as first:
+        heard(whole(framed(b"news", MODERN.hello(None, None))), server)
+    with pytest.raises(InvalidHello) as second:
+        heard(whole(framed(MODERN.hello(None, None))), server)
+    assert second.value is first.value
+    assert not server.greeted
+
+
 @given(st.binary(max_size=60))
 @modest
 def test_any_bytes_end_in_a_hello_or_an_error(data: bytes) -> None:

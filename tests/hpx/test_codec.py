@@ -306,6 +306,19 @@ def test_the_limit_holds_over_several_pieces_too() -> None:
     assert messages([stored(text)], Unpacker(packed_limit=len(stored(text)) - len(DELIMITER))) == [text]
 
 
+@pytest.mark.parametrize("limits", [{"limit": 10}, {"packed_limit": 10}], ids=lambda limits: next(iter(limits)))
+def test_beyond_a_limit_there_is_no_way_to_go_on(limits: dict[str, int]) -> None:
+    unpacker = Unpacker(**limits)
+    with pytest.raises(FrameTooLarge) as first:
+        unpacker.take(pack(b"12345<EOF>" * 100))
+    assert not unpacker.pending  # nor anything kept
+    with pytest.raises(FrameTooLarge) as second:
+        unpacker.take(pack(b"{}"))
+    with pytest.raises(FrameTooLarge) as third:
+        unpacker.give_up()
+    assert first.value is second.value is third.value
+
+
 def test_a_piece_over_the_limit_is_refused_before_it_is_complete() -> None:
     framing = Framing(limit=100)
     with pytest.raises(FrameTooLarge):
