@@ -1,4 +1,5 @@
-"""Programs whose own speed is measured, clients and a loop that draws frames. Each prints one JSON object.
+"""Programs whose own speed is measured, clients and a loop that draws frames, and one that takes a file from a
+server. Each prints one JSON object.
 
 `python -m tests.benchmarks.clients NAME …`. Like `servers.py`, this file imports only the standard library
 before it has to, and is also run as a plain script by the interpreter of an older release.
@@ -18,6 +19,7 @@ from typing import Any
 HOST = "127.0.0.1"
 FRAME = 1 / 60
 RECEIVE = 65536
+SINK = 256 * 1024
 OLD_RECEIVE = 65536 + 1  # of the old release no message may fill the buffer, or it waits for more
 
 clock = time.perf_counter
@@ -87,6 +89,22 @@ def measure_round_trips(round_trip: Callable[[], None], seconds: float) -> dict[
         "p50_us": percentile(latencies, 0.5) * 1e6,
         "p99_us": percentile(latencies, 0.99) * 1e6,
     }
+
+
+# A file.
+
+
+def measure_file(port: int, size: int) -> dict[str, float]:
+    """Take so many bytes from a server, as fast as plain receiving gets."""
+    buffer = bytearray(SINK)
+    with socket.create_connection((HOST, port)) as connection:
+        start, missing = clock(), size
+        while missing > 0:
+            count = connection.recv_into(buffer)
+            if not count:
+                raise ConnectionError(f"the server closed the connection with {missing} bytes missing")
+            missing -= count
+        return {"mib_per_second": size / (clock() - start) / (1 << 20)}
 
 
 # Frames.
@@ -164,14 +182,16 @@ FRAMES: dict[str, Callable[[], Callable[[], None]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="One client or frame loop; prints what it measured as JSON.")
-    parser.add_argument("name", choices=[*CLIENTS, *FRAMES])
-    parser.add_argument("--port", type=int, default=0, help="of an echo server")
+    parser.add_argument("name", choices=[*CLIENTS, *FRAMES, "file-sink"])
+    parser.add_argument("--port", type=int, default=0, help="of an echo server, or one that sends a file")
     parser.add_argument("--bytes", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=2.0)
     arguments = parser.parse_args()
     if arguments.name in CLIENTS:
         round_trip = CLIENTS[arguments.name](arguments.port, b"x" * arguments.bytes)
         figures = measure_round_trips(round_trip, arguments.seconds)
+    elif arguments.name == "file-sink":
+        figures = measure_file(arguments.port, arguments.bytes)
     else:
         figures = measure_frames(FRAMES[arguments.name](), arguments.seconds)
     print(json.dumps(figures), flush=True)

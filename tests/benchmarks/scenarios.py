@@ -11,6 +11,7 @@ import pathlib
 import socket
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -275,7 +276,7 @@ def processor_time(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-# Bulk and frames.
+# Bulk, files and frames.
 
 
 def measure_bulk(name: str, settings: Settings) -> dict[str, float]:
@@ -283,6 +284,15 @@ def measure_bulk(name: str, settings: Settings) -> dict[str, float]:
     total = settings.bulk_bytes
     with load.server(name, "--sink", total) as server:
         return load.generate("bulk", server.port, BULK_BLOCK, total, BULK_LIMIT, seconds=BULK_LIMIT)
+
+
+def measure_file(name: str, settings: Settings) -> dict[str, float]:
+    total = settings.bulk_bytes
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(total)  # a hole, so that no disk is measured
+        with load.server(name, "--file", file.name) as server:
+            arguments = ("--port", server.port, "--bytes", total)
+            return load.run_client("file-sink", *arguments, seconds=BULK_LIMIT)
 
 
 def measure_frames(name: str, settings: Settings) -> dict[str, float]:
@@ -387,13 +397,22 @@ SCENARIOS = (
             "ours-callback",
             "ours-callback-2048",
             "ours-polled",
+            "bare-recv-into",
             "bare-thread",
             "socketserver",
             "asyncio",
         ),
         columns=(Column("mib_per_second", "MiB/s"),),
         measure=measure_bulk,
-        baseline="bare-thread",
+        baseline="bare-recv-into",
+    ),
+    Scenario(
+        name="file",
+        title="Sending a file to one client that only receives",
+        contestants=("ours-send_file", "ours-send_file-progress", "bare-sendfile", "bare-read-send"),
+        columns=(Column("mib_per_second", "MiB/s"),),
+        measure=measure_file,
+        baseline="bare-sendfile",
     ),
     Scenario(
         name="rate",

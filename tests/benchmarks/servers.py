@@ -1,7 +1,8 @@
-"""The servers that are compared. `python -m tests.benchmarks.servers NAME [--sink BYTES]` runs one of them.
+"""The servers that are compared: `python -m tests.benchmarks.servers NAME [--sink BYTES | --file PATH]` runs one.
 
-It prints its port as a line and serves until its standard input ends. Without `--sink` it is an echo
-server; with it, the server only counts, and answers one byte when that many have arrived on a connection.
+It prints its port as a line and serves until its standard input ends. Without options it is an echo
+server; with `--sink` it only counts, and answers one byte when that many have arrived on a connection; with
+`--file` it sends the file to everybody who connects.
 Those of HiSock send the command `echo` back to whom it came from, and the command `all` to everybody.
 
 Everybody listens on a free port of the loopback interface. All but those of HiSock, which are taken as they
@@ -26,6 +27,7 @@ from typing import Any, cast
 
 BACKLOG = 1024
 RECEIVE = 65536
+MIB = 1 << 20
 # The old release takes a full buffer for a sign of more and then blocks: it needs one that no message fills.
 OLD_RECEIVE = 65536 + 1
 HOST = "127.0.0.1"
@@ -73,6 +75,42 @@ def count_blocking(expect: int) -> Callable[[socket.socket], None]:
                     connection.sendall(RECEIPT)
 
     return count
+
+
+def count_into_buffer(expect: int) -> Callable[[socket.socket], None]:
+    """As fast as receiving gets: always the same memory."""
+
+    def count(connection: socket.socket) -> None:
+        no_delay(connection)
+        missing, buffer = expect, bytearray(RECEIVE)
+        with contextlib.suppress(OSError), connection:
+            while size := connection.recv_into(buffer):
+                missing -= size
+                if missing == 0:
+                    connection.sendall(RECEIPT)
+
+    return count
+
+
+def send_by_system(path: str) -> Callable[[socket.socket], None]:
+    def send(connection: socket.socket) -> None:
+        no_delay(connection)
+        with contextlib.suppress(OSError), connection, open(path, "rb") as file:
+            connection.sendfile(file)
+            connection.recv(1)  # until the other end has it all
+
+    return send
+
+
+def send_by_reading(path: str) -> Callable[[socket.socket], None]:
+    def send(connection: socket.socket) -> None:
+        no_delay(connection)
+        with contextlib.suppress(OSError), connection, open(path, "rb", buffering=0) as file:
+            while data := file.read(MIB):
+                connection.sendall(data)
+            connection.recv(1)
+
+    return send
 
 
 def bare_thread(serve: Callable[[socket.socket], None]) -> None:
@@ -259,6 +297,12 @@ def ours_polled_sink(expect: int) -> None:
                     server.send_data(RECEIPT, client)
 
 
+def ours_file_server(path: str, progress: Callable[[int, int], object] | None = None) -> None:
+    server = start_ours(on_connect=lambda address: address.client.send_file(path, progress))
+    announce(server.address[1])
+    wait_forever()
+
+
 # Release 0.4.0 from the registry, by its own manual.
 
 
@@ -340,6 +384,7 @@ SINK: dict[str, Callable[[int], None]] = {
     "ours-callback": ours_callback_sink,
     "ours-callback-2048": lambda expect: ours_callback_sink(expect, recv_buffer=2048),
     "ours-polled": ours_polled_sink,
+    "bare-recv-into": lambda expect: bare_thread(count_into_buffer(expect)),
     "bare-thread": lambda expect: bare_thread(count_blocking(expect)),
     "socketserver": lambda expect: with_socketserver(count_blocking(expect)),
     "asyncio": lambda expect: with_asyncio(counting_protocol(expect)),
@@ -347,19 +392,30 @@ SINK: dict[str, Callable[[int], None]] = {
 }
 
 
+FILE: dict[str, Callable[[str], None]] = {
+    "ours-send_file": ours_file_server,
+    "ours-send_file-progress": lambda path: ours_file_server(path, lambda done, total: None),
+    "bare-sendfile": lambda path: bare_thread(send_by_system(path)),
+    "bare-read-send": lambda path: bare_thread(send_by_reading(path)),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="One server, on a free port which it prints.")
-    parser.add_argument("name", choices=sorted({*ECHO, *COMMANDS, *SINK}))
+    parser.add_argument("name", choices=sorted({*ECHO, *COMMANDS, *SINK, *FILE}))
     parser.add_argument("--sink", type=int, metavar="BYTES", help="only count, and say when so many have arrived")
+    parser.add_argument("--file", metavar="PATH", help="send this file to everybody who connects")
     arguments = parser.parse_args()
-    answering = {**ECHO, **COMMANDS}
-    if arguments.name not in (answering if arguments.sink is None else SINK):
-        parser.error(f"{arguments.name} cannot do that")
+    name, answering = arguments.name, {**ECHO, **COMMANDS}
+    if name not in (FILE if arguments.file else answering if arguments.sink is None else SINK):
+        parser.error(f"{name} cannot do that")
     with contextlib.suppress(KeyboardInterrupt):
-        if arguments.sink is None:
-            answering[arguments.name]()
+        if arguments.file:
+            FILE[name](arguments.file)
+        elif arguments.sink is None:
+            answering[name]()
         else:
-            SINK[arguments.name](arguments.sink)
+            SINK[name](arguments.sink)
 
 
 if __name__ == "__main__":
