@@ -19,7 +19,7 @@ from ..connection import Connection
 from ..errors import ProtocolError
 from ..events import ReceivedBytes
 from ..framing import MAX_FRAME
-from ..timing import Deadline
+from ..timing import Deadline, Reconnect
 from ..transport import check_count
 from . import protocol
 from .casting import ClientInfo, read_info, to_content
@@ -65,7 +65,19 @@ class _Default(int):
 _HEADER_LEN = _Default(protocol.HEADER_LEN)
 
 _END = b""
-"""Stands for the end of the connection in the queue of received bodies, none of which is this very object."""
+"""Stands for the end of all connections in the queue of received bodies, none of which is of this very type."""
+
+
+class _Lost(ReceivedBytes):
+    """Stands there for the loss of a connection that is made again."""
+
+
+class _Back(ReceivedBytes):
+    """Stands there for a connection that was made again."""
+
+
+_MOST_MARKS = 100
+"""So many of these two may wait: a server that comes and goes must not fill the memory of a program that looks away."""
 
 
 class HiSockClient(HiSockLoop[bytes]):
@@ -91,6 +103,13 @@ class HiSockClient(HiSockLoop[bytes]):
         dialect: ``"2.x"``, or ``"0.x"`` to speak to servers of 0.x and 1.x.
         connect_timeout: seconds that connecting takes at most.
         max_message: the largest message, in bytes.
+        reconnect: whether, and how, a connection that is lost is made again: True, or a
+            :class:`~simplesockets.Reconnect`. Name and group are announced again, and handlers stay; for the server
+            this is another client. Who waits in :meth:`recv` or :meth:`get_client` at that moment gets a
+            ServerNotRunning, since the answer may have been lost; nothing is sent again. A client that the server
+            disconnects comes back, too, after ``force_disconnect()``, unless that calls :meth:`close`.
+        on_reconnect: called as ``()`` by the loop, like a handler, when the connection was made again, before
+            everything that came by it.
 
     The order of 2.x, ``(addr, name, group, header_len, cache_size)``, works as well: a number in the fourth place
     means it.
@@ -103,7 +122,9 @@ class HiSockClient(HiSockLoop[bytes]):
         SetupError: a file of ``tls`` cannot be used.
         TypeError, ValueError: an argument is of no use.
 
-    Everything but the loop may be called from any thread. Source: 0.x; the last three arguments are new.
+    The errors of connecting are not raised where ``reconnect`` says ``initially=True``.
+
+    Everything but the loop may be called from any thread. Source: 0.x; the last five arguments are new.
     """
 
     def __init__(
@@ -119,6 +140,8 @@ class HiSockClient(HiSockLoop[bytes]):
         dialect: str = "2.x",
         connect_timeout: float | None = CONNECT_TIMEOUT,
         max_message: int = MAX_FRAME,
+        reconnect: Reconnect | bool | None = None,
+        on_reconnect: Callable[[], object] | None = None,
     ) -> None:
         if isinstance(blocking, int) and not isinstance(blocking, bool):  # the order of 2.x
             if header_len is not _HEADER_LEN:
@@ -129,6 +152,8 @@ class HiSockClient(HiSockLoop[bytes]):
         context = context_for(tls, server=False)
         for what, given in (("name", name), ("group", group)):
             _check_text(what, given)
+        if on_reconnect is not None and not callable(on_reconnect):
+            raise TypeError(f"on_reconnect is a function called as on_reconnect(), not {on_reconnect!r}")
         self.name = name
         self.group = group
         self.original_name = name
@@ -143,34 +168,81 @@ class HiSockClient(HiSockLoop[bytes]):
         self._ended = False  # the connection is over; all that came is in the mailbox
         self._noted_end = False  # its end stands in the queue, or was routed
         self._left = False  # close() was called here
+        self._reconnect = Reconnect.of(reconnect)
+        self._on_reconnect = on_reconnect
+        self._connection: Connection | None = None  # the latest that the server knows us by
+        self._unsaid: OSError | None = None  # why the hello could not be said
+        self._away = False  # there is no connection, but there may be one again
+        self._maker: int | None = None  # the number of the thread that makes the first one
+        self._marks = 0  # losses and returns that were not routed yet
+        self._back_due = False  # on_reconnect stands in the calls
+        self._routed_loss: Connection | None = None  # the latest
         self.connect_time = 0.0
         """When it connected, in seconds since 1970."""
         self._tcp.setup(
             *self.addr,
             recv_buffer=16384,
+            on_connect=self._introduce,
             on_disconnect=self._disconnected,
             connect_timeout=connect_timeout,
             protocol=lambda: ClientProtocol(self.header_len, max_message),
             ssl_context=context,
+            reconnect=self._reconnect,
         )
-        self._connection = self._connect()
+        self._tcp._gave_up = self._disconnected
+        self._connect()
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> None:
         self._tcp.autorecv()
+        self._away = self._reconnect is not None and self._reconnect.initially
+        self._maker = threading.get_ident()
         try:
             self._tcp.open()
-            connection = self._tcp._connection
-            assert connection is not None  # open() made it
-            connection.send(self._dialect.hello(self.name, self.group))
-        except ConnectionRefusedError as failure:
+            if self._connection is None and self._unsaid is not None and not self._away:
+                raise self._unsaid
+        except OSError as failure:
+            if self._away:
+                return
             self._tcp.close()
+            if not isinstance(failure, ConnectionRefusedError):
+                raise
             text = f"no server is running at {self.addr[0]}:{self.addr[1]}; start it first, or correct the address"
             raise ServerNotRunning(text) from failure
         except BaseException:
             self._tcp.close()
             raise
+        finally:
+            self._maker = None
+
+    def _introduce(self) -> None:
+        # In the thread that connected, before anything is received.
+        connection = self._tcp._connection
+        assert connection is not None  # it was just made
+        name, group = self.name, self.group
+        try:
+            connection.send(self._dialect.hello(name, group))
+        except OSError as failure:  # whoever receives notices that, too
+            self._unsaid = failure
+            return
         self.connect_time = time.time()
-        return connection
+        self._connection = connection
+        if self._away:
+            self._away = False
+            if self._maker != threading.get_ident():
+                self._mark(_Back, connection)
+        with contextlib.suppress(OSError):
+            if self.name != name:  # changed in this moment
+                self._change(protocol.RENAME, self.name)
+            if self.group != group:
+                self._change(protocol.REGROUP, self.group)
+
+    def _mark(self, kind: type[_Lost] | type[_Back], connection: Connection) -> None:
+        # In the mailbox it has its place between the items of the connections.
+        with self._lock:
+            if self._marks >= _MOST_MARKS:
+                return
+            self._marks += 1
+        self._mailbox.put(connection, kind(b"", time.time()), 0)
 
     # ------------------------------------------------------------------------------------------------------ loop
 
@@ -180,7 +252,8 @@ class HiSockClient(HiSockLoop[bytes]):
         Does nothing after :meth:`close`.
 
         Raises:
-            ServerNotRunning: the connection was lost; everything that came before was handled. Only once.
+            ServerNotRunning: the connection was lost (with ``reconnect``: for good); everything that came before was
+                handled. Only once.
 
         Source: 0.x.
         """
@@ -202,17 +275,18 @@ class HiSockClient(HiSockLoop[bytes]):
         with self._lock:
             first, self._left = not self._left, True
             self.closed = True
-        if first and emit_leave and not self._ended:
+        if first and emit_leave and not self._ended and not self._away:
             self._say_goodbye()
         self._tcp.close(timeout)
         self._join_threads(deadline)
 
     def _say_goodbye(self) -> None:
         # Not where it would have to wait for a server that does not read.
-        stream = self._connection.stream
+        connection = self._link()
+        stream = connection.stream
         if stream.write_lock.acquire(blocking=False):
             try:
-                stream.send_now([self._connection.protocol.encode(protocol.GOODBYE)])
+                stream.send_now([connection.protocol.encode(protocol.GOODBYE)])
             except OSError:
                 pass
             finally:
@@ -238,12 +312,12 @@ class HiSockClient(HiSockLoop[bytes]):
         Raises:
             ValueError: no such command is possible, or the content is too long.
             InvalidTypeCast: content of that type cannot be sent (a TypeError).
-            OSError: the connection broke, or is closed.
+            OSError: the connection broke, or is closed. Nothing is kept to be sent later.
 
         Source: 0.x.
         """
         protocol.check_command(command)
-        self._connection.send(self._dialect.command(command, to_content(content)))
+        self._send(self._dialect.command(command, to_content(content)))
 
     def raw_send(self, content: object = None) -> None:
         """Send content without a command.
@@ -253,28 +327,47 @@ class HiSockClient(HiSockLoop[bytes]):
 
         Source: 0.x.
         """
-        self._connection.send(protocol.check_raw(to_content(content)))
+        self._send(protocol.check_raw(to_content(content)))
 
     send_raw = raw_send
     """The same under its name of 1.x."""
 
+    def _send(self, body: bytes) -> None:
+        self._send_by(self._connection or self._link(), body)
+
+    def _send_by(self, connection: Connection, body: bytes) -> None:
+        if not self._away:  # else the system might take it all the same, for a moment
+            try:
+                connection.send(body)
+                return
+            except ConnectionError:
+                if not self._away:
+                    raise
+        where = f"{self.addr[0]}:{self.addr[1]}"
+        raise ServerNotRunning(f"the connection to {where} was lost and is made again; this is not sent, nor later")
+
+    def _link(self) -> Connection:
+        if self._connection is None:
+            raise ServerNotRunning(f"there was no server at {self.addr[0]}:{self.addr[1]} so far")
+        return self._connection
+
     def change_name(self, new_name: str | None = None) -> None:
-        """Take another name; None goes back to the first one. Source: 0.x."""
+        """Take another name; None goes back to the first one. It is announced after reconnecting, too. Source: 0.x."""
         _check_text("new_name", new_name)
         self.name = self.original_name if new_name is None else new_name
         self._change(protocol.RENAME, self.name)
 
     def change_group(self, new_group: str | None = None) -> None:
-        """Go to another group; None goes back to the first one. Source: 0.x."""
+        """Go to another group; None goes back to the first one. As :meth:`change_name`. Source: 0.x."""
         _check_text("new_group", new_group)
         self.group = self.original_group if new_group is None else new_group
         self._change(protocol.REGROUP, self.group)
 
     def _change(self, word: bytes, value: str | None) -> None:
         if value or self._dialect.modern:
-            self._connection.send(self._dialect.word(word, (value or "").encode()))
+            self._send(self._dialect.word(word, (value or "").encode()))
         else:
-            self._connection.stream.send_all(word)  # without a header: that is how 0.x says None
+            self._link().stream.send_all(word)  # without a header: that is how 0.x says None
 
     # -------------------------------------------------------------------------------------------------- looking up
 
@@ -309,11 +402,14 @@ class HiSockClient(HiSockLoop[bytes]):
         address = address_in(client)
         who = str(client) if address is None else f"{address[0]}:{address[1]}"
         question = self._dialect.word(protocol.LOOK_UP, who.encode())
-        waiter = _LookUp(None, raw=True)
+        waiter = _LookUp(self._link())
         with self._look_up_lock:
-            self._lookups.append(waiter)
+            with self._lock:
+                if waiter.asked is self._routed_loss:
+                    raise self._gone()
+                self._lookups.append(waiter)
             try:
-                self._connection.send(question)
+                self._send_by(waiter.asked, question)
             except (OSError, ValueError):  # it was not asked, so nobody will answer
                 with self._lock, contextlib.suppress(ValueError):
                     self._lookups.remove(waiter)
@@ -332,13 +428,18 @@ class HiSockClient(HiSockLoop[bytes]):
 
     def get_client_addr(self) -> tuple[str, int]:
         """This client's own ``(ip, port)``. Source: 2.x."""
-        host, port = self._connection.stream.socket.getsockname()[:2]
+        host, port = self._link().stream.socket.getsockname()[:2]
         return host, port
 
     @property
     def connected(self) -> bool:
         """Whether the connection is open. Source: 2.x."""
-        return not self.closed and not self._ended
+        return not self.closed and not self._ended and not self._away
+
+    @property
+    def reconnecting(self) -> bool:
+        """Whether the connection was lost, and the client tries to make it again."""
+        return not self.closed and not self._ended and self._away
 
     @property
     def sock(self) -> socket.socket:
@@ -346,12 +447,20 @@ class HiSockClient(HiSockLoop[bytes]):
         return self._tcp.socket
 
     def __repr__(self) -> str:
-        return f"<HiSockClient connected to {self.addr[0]}:{self.addr[1]}>"
+        state = "reconnecting" if self.reconnecting else "connected"
+        return f"<HiSockClient {state} to {self.addr[0]}:{self.addr[1]}>"
 
     # ----------------------------------------------------------------------------------------------------- routing
 
     def _disconnected(self) -> None:
-        self._ended = True
+        # Also when there will be no more tries.
+        connection = self._tcp._connection
+        if self._tcp.event._reconnecting._value and connection is not None:
+            self._away = True
+            self._mark(_Lost, connection)
+        else:
+            self._ended = True
+            self._bell.ring()
 
     def _fetch(self) -> None:
         ended = self._ended  # looked at first: then all that came before is in the mailbox
@@ -362,8 +471,8 @@ class HiSockClient(HiSockLoop[bytes]):
             self._inbound.append(_END)
 
     def _route(self, item: bytes) -> None:
-        if item is _END:
-            self._route_end()
+        if type(item) is not ReceivedBytes:
+            self._route_mark(item)
         elif not (item.startswith(b"$") and self._route_word(item)) and not self._answer(item):
             try:
                 name, content = self._dialect.read_command(item) or (None, item or None)
@@ -371,6 +480,32 @@ class HiSockClient(HiSockLoop[bytes]):
                 self._calls.append(partial(self._failed, failure))
                 return
             self._route_message(Message(command=name, content=content, body=item), None, self._dialect.modern)
+
+    def _route_mark(self, mark: bytes) -> None:
+        if not isinstance(mark, (_Lost, _Back)):
+            self._route_end()
+            return
+        self._marks -= 1
+        if isinstance(mark, _Lost):
+            self._routed_loss = cast(Connection, mark.source)
+            self._fail_waiters()
+        elif self._on_reconnect is not None and not self._back_due:
+            self._back_due = True
+            self._calls.append(self._call_back)
+
+    def _fail_waiters(self) -> None:
+        # What they wait for may have been lost. Who asked by a later connection gets the answer.
+        late = [waiter for waiter in self._lookups if waiter.asked is not self._routed_loss]
+        for waiter in [*self._waiters, *(waiter for waiter in self._lookups if waiter not in late)]:
+            waiter.lost = True
+        self._waiters.clear()
+        self._lookups = deque(late)
+        self._bell.ring()
+
+    def _call_back(self) -> None:
+        self._back_due = False
+        assert self._on_reconnect is not None  # else it would not stand in the calls
+        self._guarded(self._on_reconnect)
 
     def _route_end(self) -> None:
         self._calls.append(self._lost)
@@ -394,15 +529,18 @@ class HiSockClient(HiSockLoop[bytes]):
         if word is None:
             return False
         if word is protocol.KICKED:
-            self._calls.append(self._kicked)
+            self._calls.append(partial(self._kicked, cast(ReceivedBytes, body).source))
         elif word is not protocol.NO_TLS:
             name = "client_connect" if word is protocol.JOINED else "client_disconnect"
             rest = self._dialect.rest(word, body)
             self._calls.append(lambda: self._guarded(lambda: self._notice(name, rest)))
         return True
 
-    def _kicked(self) -> None:
-        self.close(emit_leave=False)
+    def _kicked(self, connection: object) -> None:
+        if self._reconnect is None:
+            self.close(emit_leave=False)
+        else:  # that connection is lost, if the server did not end it by now
+            cast(Connection, connection).stream.cut()
         self._call_reserved("force_disconnect", Message())
 
     def _notice(self, name: str, described: bytes) -> None:
@@ -410,6 +548,8 @@ class HiSockClient(HiSockLoop[bytes]):
 
     def _answer(self, body: bytes) -> bool:
         if not self._lookups or self._dialect.look_up_answer(body) is None:
+            return False
+        if self._lookups[0].asked is not cast(ReceivedBytes, body).source:  # of an earlier connection
             return False
         self._lookups.popleft().message = Unclaimed(None, None, None, body, whole=True)
         self._bell.ring()
@@ -421,7 +561,12 @@ class HiSockClient(HiSockLoop[bytes]):
     def _gone(self) -> Exception:
         if self._left and not self._ended:
             return ClientDisconnected("this client was closed; nothing will be received any more")
-        return ServerNotRunning(f"the server at {self.addr[0]}:{self.addr[1]} ended the connection")
+        where = f"{self.addr[0]}:{self.addr[1]}"
+        if self._is_over():
+            return ServerNotRunning(f"the server at {where} ended the connection")
+        return ServerNotRunning(
+            f"the connection to {where} was lost, and what this waited for, maybe; it is made again"
+        )
 
 
 _KEYS = ("name", "group")
@@ -433,9 +578,17 @@ def _check_text(what: str, given: object) -> None:
 
 
 class _LookUp(Waiter):
-    """Somebody who waits for the answer to a look-up."""
+    """Somebody who waits for the answer to a look-up.
+
+    Args:
+        asked: by which connection.
+    """
 
     keeps = False
+
+    def __init__(self, asked: Connection) -> None:
+        super().__init__(None, raw=True)
+        self.asked = asked
 
     def wants(self, message: Unclaimed) -> bool:
         return False
@@ -473,9 +626,22 @@ def connect(
     *,
     cache_size: int = -1,
     dialect: str = "2.x",
+    reconnect: Reconnect | bool | None = None,
+    on_reconnect: Callable[[], object] | None = None,
 ) -> HiSockClient:
     """Make a :class:`HiSockClient`, which takes these arguments and more. Source: 0.x."""
-    return HiSockClient(addr, name, group, blocking, header_len, tls, cache_size=cache_size, dialect=dialect)
+    return HiSockClient(
+        addr,
+        name,
+        group,
+        blocking,
+        header_len,
+        tls,
+        cache_size=cache_size,
+        dialect=dialect,
+        reconnect=reconnect,
+        on_reconnect=on_reconnect,
+    )
 
 
 def threaded_connect(
@@ -488,6 +654,19 @@ def threaded_connect(
     *,
     cache_size: int = -1,
     dialect: str = "2.x",
+    reconnect: Reconnect | bool | None = None,
+    on_reconnect: Callable[[], object] | None = None,
 ) -> ThreadedHiSockClient:
     """Make a :class:`ThreadedHiSockClient`, which takes these arguments and more. Source: 0.x."""
-    return ThreadedHiSockClient(addr, name, group, blocking, header_len, tls, cache_size=cache_size, dialect=dialect)
+    return ThreadedHiSockClient(
+        addr,
+        name,
+        group,
+        blocking,
+        header_len,
+        tls,
+        cache_size=cache_size,
+        dialect=dialect,
+        reconnect=reconnect,
+        on_reconnect=on_reconnect,
+    )

@@ -116,6 +116,7 @@ class Waiter:
 
     def __init__(self, command: str | None, raw: bool) -> None:
         self.message: Unclaimed | None = None
+        self.lost = False  # the connection by which it would have come is gone
         self._command = command
         self._raw = raw
 
@@ -549,7 +550,7 @@ class HiSockLoop(ABC, Generic[Item]):
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
         if waiter.message is None:
-            if self._is_over():
+            if waiter.lost or self._is_over():
                 raise self._gone()
             raise TimeoutError(f"nothing was received within {timeout} seconds")
         return waiter.content()
@@ -560,11 +561,11 @@ class HiSockLoop(ABC, Generic[Item]):
             if waiter.message is None and self._loop_thread in (None, threading.get_ident()):
                 if self._due < TOTAL_MARK:  # else the other end has to wait, until a pass calls the handlers
                     self._fetch()
-                while self._inbound and waiter.message is None:
+                while self._inbound and waiter.message is None and not waiter.lost:
                     self._route(self._inbound.popleft())
                 if self._inbound:
                     self._bell.ring()  # the others go on with it
-            return True if waiter.message is not None or self._is_over() else None
+            return True if waiter.message is not None or waiter.lost or self._is_over() else None
 
     def _is_over(self) -> bool:
         """Whether nothing more will come."""

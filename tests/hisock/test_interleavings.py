@@ -563,7 +563,7 @@ def test_closing_ends_a_send_to_a_server_that_never_reads() -> None:
         thread = threading.Thread(target=send)
         with deaf:
             thread.start()
-            wait_until(lambda: is_held(ours._connection.stream.write_lock), "the send to wait")
+            wait_until(lambda: is_held(ours._link().stream.write_lock), "the send to wait")
             began = time.monotonic()
             ours.close()
             thread.join(PATIENCE)
