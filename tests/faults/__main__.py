@@ -1,6 +1,10 @@
 """Cuts connections in the middle of transfers, many times, and tells what became of everything that was sent.
 
     python -m tests.faults [--layer raw polled framed hisock hpx] [--cuts 500] [--seed 1] [--tls | --both]
+    python -m tests.faults --crowd 2000 [--layer …] [--tls | --both]
+
+The second form has servers bear connections that say nothing, or half of what they should, and tells how long others
+wait.
 
 By hand: the test suite runs a few cuts of each layer. The exit code is 1 if anything was violated; the same seed
 gives the same faults again, as far as threads let it.
@@ -13,7 +17,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from .cuts import Run
+from .crowds import CrowdAccount, bear
+from .cuts import Account, Run
 from .layers import LAYERS
 
 
@@ -25,16 +30,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the faults (1)")
     parser.add_argument("--tls", action="store_true", help="encrypted")
     parser.add_argument("--both", action="store_true", help="plain, and then encrypted")
+    parser.add_argument("--crowd", type=int, metavar="N", help="no cuts, but so many half-open connections")
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)  # that connections break is what is wanted
     violated = False
     for name in options.layer:
         for tls in (False, True) if options.both else (options.tls,):
-            with Run(LAYERS[name], tls, options.seed) as run:
-                run.cut(options.cuts, samples=min(200, 10 * options.cuts))
-            print(run.account, flush=True)
-            violated = violated or bool(run.account.violations)
+            account: Account | CrowdAccount
+            account = bear(name, tls, options.crowd) if options.crowd else cut(name, tls, options.cuts, options.seed)
+            print(account, flush=True)
+            violated = violated or bool(account.violations)
     return int(violated)
+
+
+def cut(name: str, tls: bool, cuts: int, seed: int) -> Account:
+    """So many cuts of a layer."""
+    with Run(LAYERS[name], tls, seed) as run:
+        run.cut(cuts, samples=min(200, 10 * cuts))
+    return run.account
 
 
 if __name__ == "__main__":

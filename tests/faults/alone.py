@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import logging
 import os
 import pathlib
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--spare", type=int)
     options = parser.parse_args()
+    faulthandler.register(signal.SIGUSR1)  # to see what it does
     log = logging.getLogger("simplesockets")
     log.addHandler(_Accepting())
     log.propagate = False
@@ -89,7 +92,7 @@ class Alone:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write("\n")
             self._process.stdin.close()
-        assert self._process.wait(PATIENCE) == 0
+        assert self._process.wait(3 * PATIENCE) == 0
         self._reader.join(PATIENCE)
         return self._lines
 

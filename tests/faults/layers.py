@@ -122,6 +122,8 @@ class TCPService(Service):
         self._server.close()
         if self._poller is not None:
             self._poller.join(PATIENCE)
+            for client, address, data in self._server.return_recved_data():
+                self._receive(client, address, data)
 
 
 class HiSockService(Service):

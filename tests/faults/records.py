@@ -140,6 +140,11 @@ class Ledger:
         with self._lock:
             return self._trails.pop(session, None) or Trail()
 
+    def sessions(self) -> list[int]:
+        """Those of which something came, and that were not taken."""
+        with self._lock:
+            return list(self._trails)
+
     def received(self, session: int) -> int:
         """How many records of a session came so far."""
         with self._lock:

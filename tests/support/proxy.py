@@ -42,7 +42,7 @@ MOST_LINKS = 4096
 FAREWELL = 5.0
 """Seconds that the ends of a cut link have to close; then they are reset."""
 REMEMBERED = 1000
-"""Links that a route remembers."""
+"""Links that a route remembers, unless told otherwise."""
 
 _REFUSED = "reset since the target refused"
 
@@ -224,10 +224,12 @@ class Link:
 class Route:
     """A way through the proxy to one target. Made by :meth:`FaultProxy.route`."""
 
-    def __init__(self, proxy: FaultProxy, listener: socket.socket, target: tuple[str, int], plan: Plan) -> None:
+    def __init__(
+        self, proxy: FaultProxy, listener: socket.socket, target: tuple[str, int], plan: Plan, remembered: int
+    ) -> None:
         self.address: tuple[str, int] = listener.getsockname()[:2]
         """Where to connect to."""
-        self.links: collections.deque[Link] = collections.deque(maxlen=REMEMBERED)
+        self.links: collections.deque[Link] = collections.deque(maxlen=remembered)
         """Its links, the oldest first."""
         self._proxy = proxy
         self._listener = listener
@@ -268,11 +270,17 @@ class FaultProxy:
         self._thread = threading.Thread(target=self._run, name="fault proxy", daemon=True)
         self._thread.start()
 
-    def route(self, target: tuple[str, int], plan: Plan = no_faults) -> Route:
-        """A new place to connect to, which leads to the target."""
+    def route(self, target: tuple[str, int], plan: Plan = no_faults, remembered: int = REMEMBERED) -> Route:
+        """A new place to connect to, which leads to the target.
+
+        Args:
+            target: where the connections go.
+            plan: what happens to them.
+            remembered: how many of them the route remembers.
+        """
         listener = socket.create_server((HOST, 0), backlog=1024)
         listener.setblocking(False)
-        route = Route(self, listener, target, plan)
+        route = Route(self, listener, target, plan, remembered)
         self._do(lambda: self._open_route(route))
         return route
 
