@@ -227,6 +227,8 @@ class Stream:
     _alone = 0  # the number of the thread that sends undisturbed; protected by the write lock
     _turn: threading.Condition | None = None  # of the write lock: nobody is alone any more
     _broken_off = False
+    _in_system = False  # who is alone is in os.sendfile()
+    _to_close = False  # … and has to close the socket
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -253,6 +255,8 @@ class Stream:
                     self._alone = 0
                     self._let_all_send()
                     self._turn.notify_all()
+                    if self._to_close:
+                        self.socket.close()
 
     def send_part(self, data: bytes) -> None:
         """Send everything, inside :meth:`undisturbed`. Raises as :meth:`send_all`, and ConnectionClosed as soon as it
@@ -279,10 +283,17 @@ class Stream:
             while True:
                 self._require_going_on()
                 try:
+                    self._in_system = True
                     return os.sendfile(self.socket.fileno(), fd, offset, count)
-                except BlockingIOError:
-                    wait_ready(self.socket, None, writable=True)
+                except BlockingIOError:  # the program set the socket to be non-blocking
+                    pass
                 except OSError as failure:
+                    raise self._named(failure) from failure
+                finally:
+                    self._in_system = False
+                try:
+                    wait_ready(self.socket, None, writable=True)
+                except (OSError, ValueError) as failure:
                     raise self._named(failure) from failure
 
     def break_off(self) -> None:
@@ -345,6 +356,11 @@ class Stream:
 
     def _reset(self) -> None:
         # In place of close().
+        if self._in_system and self._alone == threading.get_ident():
+            # This is a signal handler. The system goes on with the number of the descriptor, so that has to stay ours.
+            self._to_close = True
+            type(self).cut(self)
+            return
         self._stop_reading()
         if not self.write_lock.acquire(
             timeout=_LAST_STEP

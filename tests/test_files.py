@@ -9,6 +9,7 @@ import io
 import os
 import pathlib
 import random
+import signal
 import socket
 import sys
 import threading
@@ -33,12 +34,13 @@ from simplesockets import (
     files,
     transport,
 )
+from simplesockets.transport import wait_ready
 
 from .support.certificates import client_side, server_side
 from .support.clients import Peer, in_thread
 from .support.programs import Program, free_port, running_command
 from .support.running import HOST, raw_client, read_exactly, running_client, running_server
-from .support.waiting import PATIENCE, Gate, wait_until
+from .support.waiting import PATIENCE, Gate, is_held, wait_until
 
 MIB = 1024 * 1024
 BIG = 3 * MIB + 17  # several pieces, more than the sockets' buffers, and not a round number
@@ -604,6 +606,58 @@ def test_closing_ends_the_sending_to_a_deaf_receiver(kind: str, sender: str, end
             assert results == [False]
             failures = [record.exception for record in both.client.return_exceptions()]
         assert isinstance(failures[0], ConnectionError)
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="the system has no such signals")
+@kinds
+@pytest.mark.parametrize("what", ["close", "raise"])
+def test_a_signal_handler_ends_the_sending_to_a_deaf_server(
+    peer: Peer, kind: str, what: str, tmp_path: pathlib.Path
+) -> None:
+    source = a_sparse_file(tmp_path / "source", DEAF)
+    main = threading.get_ident()
+    with contextlib.closing(TCPClient()) as client:
+        client.setup(HOST, peer.port, ssl_context=client_side() if kind == "tls" else None)
+        socks: list[socket.socket] = []
+        accepted, _ = in_thread(partial(accept, peer, kind, socks))
+        assert client.connect()
+        accepted.join(PATIENCE)
+        stream = stream_of(client)
+
+        def handle(*_: object) -> None:
+            client.close()
+            if what == "raise":
+                raise Interrupted
+
+        def interrupt() -> None:
+            wait_until(lambda: not wait_ready(stream.socket, 0, writable=True) and is_held(stream.write_lock))
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, handle)
+        interrupter, _ = in_thread(interrupt)
+        try:
+            if what == "raise":
+                with pytest.raises(Interrupted):
+                    client.send_file(source)
+            else:
+                assert not client.send_file(source)
+        finally:
+            interrupter.join(PATIENCE)
+            signal.signal(signal.SIGUSR1, before)
+        assert stream.closed
+        with contextlib.closing(socks.pop()) as sock, pytest.raises(OSError, match=r"reset|EOF"):
+            read_exactly(sock, DEAF)
+
+
+def accept(peer: Peer, kind: str, socks: list[socket.socket]) -> None:
+    sock = peer.accept()
+    if kind == "tls":  # the standard library reports the reset as an end of the stream without a goodbye
+        sock = server_side().wrap_socket(sock, server_side=True, suppress_ragged_eofs=False)
+    socks.append(sock)
 
 
 @kinds
