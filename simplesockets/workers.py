@@ -364,7 +364,6 @@ class Workers:
         self._workers = [
             _Worker(Place(number, len(shares)), listeners) for number, listeners in enumerate(shares, start=1)
         ]
-        self._owner = os.getpid()
         self._waker = Waker()
         self._changed = threading.Condition()  # protects what follows; not held while anything waits for a process
         self._orders = Orders(run=False, killed=False, limit=None)
@@ -451,10 +450,8 @@ class Workers:
 
         Called from inside (see :func:`~.engine.is_nested`), it leaves the waiting to others.
         """
-        if os.getpid() != self._owner:  # a fork of the program's, which inherited this
-            return
         self._begin_to_close(deadline)
-        thread = self._thread
+        thread = self._thread  # in a fork of the program it does not run, so the workers stay
         if thread is None:
             self._free()
         elif not is_nested():
