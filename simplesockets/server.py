@@ -333,6 +333,7 @@ class TCPServer(Endpoint[ServerDispatch]):
         self._ssl_context: SSLContext | None = None
         self._handshake_timeout: float | None = HANDSHAKE_TIMEOUT
         self._recv_buffer = 2048
+        self._in_setup = False
         self._run = False
         self._killed = False
         self._closed = False
@@ -395,44 +396,49 @@ class TCPServer(Endpoint[ServerDispatch]):
         tls.check_context(context, server=True)
         tls.check_timeout("handshake_timeout", handshake_timeout)
         hosts = _hosts(ip)
-        self._assign(on_connect=on_connect, on_disconnect=on_disconnect, on_receive=on_receive)
-        self._dispatch.assign("handle_client", handle_client)
-        if workers is not None:
-            payload = self._packed(
-                workers,
-                recv_buffer=recv_buffer,
-                protocol=protocol,
-                ssl_context=ssl_context,
-                handshake_timeout=handshake_timeout,
-            )
         with self._lock:
-            if self._listeners:
+            if self._listeners or self._in_setup:
                 raise SetupError("setup() was called already; close() this server before you set it up anew")
-            unbound, self._unbound = self._unbound, None
-            inherited, self._inherited = self._inherited, []
-        places = hosts or transport.default_hosts()
-        if workers is None:
-            listeners = inherited or transport.listen_on_free_port(places, port, listen, unbound)
-        else:
-            shares = transport.listen_shared(places, port, listen, workers)
-            listeners = shares[0]
-        with self._lock:
-            self._listeners = listeners
-            self._addresses = [listener.getsockname()[:2] for listener in listeners]
-            self._recv_buffer = recv_buffer
-            self._protocol = protocol
-            self._ssl_context = context
-            self._handshake_timeout = handshake_timeout
-            self._run = self._killed = self._closed = False
-            name = f"simplesockets-server-{self._addresses[0][1]}"
+            self._in_setup = True  # so that nobody else binds meanwhile
+        try:
+            self._assign(on_connect=on_connect, on_disconnect=on_disconnect, on_receive=on_receive)
+            self._dispatch.assign("handle_client", handle_client)
+            if workers is not None:
+                payload = self._packed(
+                    workers,
+                    recv_buffer=recv_buffer,
+                    protocol=protocol,
+                    ssl_context=ssl_context,
+                    handshake_timeout=handshake_timeout,
+                )
+            with self._lock:
+                unbound, self._unbound = self._unbound, None
+                inherited, self._inherited = self._inherited, []
+            places = hosts or transport.default_hosts()
             if workers is None:
-                self._engine = ThreadEngine(name, self._bell, shares=True)
-                self._engine.set_polled(self._dispatch.polled)
+                listeners = inherited or transport.listen_on_free_port(places, port, listen, unbound)
             else:
-                self._employ(name, shares, payload)
-        self._bell.open()
-        if hosts is None:
-            self._warn_if_reachable()
+                shares = transport.listen_shared(places, port, listen, workers)
+                listeners = shares[0]
+            with self._lock:
+                self._listeners = listeners
+                self._addresses = [listener.getsockname()[:2] for listener in listeners]
+                self._recv_buffer = recv_buffer
+                self._protocol = protocol
+                self._ssl_context = context
+                self._handshake_timeout = handshake_timeout
+                self._run = self._killed = self._closed = False
+                name = f"simplesockets-server-{self._addresses[0][1]}"
+                if workers is None:
+                    self._engine = ThreadEngine(name, self._bell, shares=True)
+                    self._engine.set_polled(self._dispatch.polled)
+                else:
+                    self._employ(name, shares, payload)
+                self._bell.open()
+            if hosts is None:
+                self._warn_if_reachable()
+        finally:
+            self._in_setup = False
 
     def _packed(self, workers: int, **arguments: object) -> bytes:
         # What worker processes need to know, if they can do it.
@@ -513,10 +519,18 @@ class TCPServer(Endpoint[ServerDispatch]):
     def exit_accept(self) -> None:
         """End the accept thread; connected clients are served on. :meth:`restart` makes a new one. Source: manual."""
         with self._lock:
-            self._killed = True
-            self._run = False
-            acceptor, self._acceptor = self._acceptor, None
+            acceptor = self._end_accepting()
         self._tell_workers()
+        self._see_off(acceptor)
+
+    def _end_accepting(self) -> Acceptor | None:
+        # Under the lock. Gives what is to be seen off outside it.
+        self._killed = True
+        self._run = False
+        acceptor, self._acceptor = self._acceptor, None
+        return acceptor
+
+    def _see_off(self, acceptor: Acceptor | None) -> None:
         if acceptor is not None:
             acceptor.stop()
             if not is_nested():
@@ -531,11 +545,12 @@ class TCPServer(Endpoint[ServerDispatch]):
 
         Source: manual.
         """
-        self._require_setup("restart()")
-        if not self._killed:
-            raise LifecycleError("restart() is for after exit_accept(); to resume after stop(), call start()")
-        self._killed = False
-        self._set_run(self._run)
+        with self._lock:
+            self._require_setup("restart()")
+            if not self._killed:
+                raise LifecycleError("restart() is for after exit_accept(); to resume after stop(), call start()")
+            self._killed = False
+        self._set_run(None)
 
     @property
     def killed(self) -> bool:
@@ -556,17 +571,18 @@ class TCPServer(Endpoint[ServerDispatch]):
         """
         deadline = Deadline(timeout, time.monotonic())
         workers = self._dismiss()
-        self.exit_accept()
-        if workers is not None:
-            workers.close(deadline)
-        with self._lock:
-            self._closed = True
+        with self._lock:  # all at once, so that whoever comes between sees an open server, or a closed one
+            acceptor = self._end_accepting()
+            self._closed = self._bell.closed = True
             engine = self._engine
             listeners, self._listeners = self._listeners, []
             unbound, self._unbound = self._unbound, None
+        self._bell.ring()
+        self._see_off(acceptor)
+        if workers is not None:
+            workers.close(deadline)
         for listener in [*listeners, unbound] if unbound else listeners:
             listener.close()
-        self._bell.close()
         busy = engine.close(deadline) if engine is not None else []
         if busy:
             log.warning("close() left threads behind that are busy in callbacks: %s", ", ".join(busy))
@@ -850,9 +866,10 @@ class TCPServer(Endpoint[ServerDispatch]):
             gone = "was closed" if self._closed else "is not set up"
             raise SetupError(f"the server {gone}: call setup(…) before {what}")
 
-    def _set_run(self, run: bool) -> None:
+    def _set_run(self, wanted: bool | None) -> None:
+        # None: as it is.
         with self._lock:
-            self._run = run
+            run = self._run = self._run if wanted is None else wanted
             alone = self._workers is None
             if run and alone and self._acceptor is None and self._listeners and not self._killed:
                 self._start_acceptor()
@@ -928,7 +945,7 @@ class TCPServer(Endpoint[ServerDispatch]):
         except RuntimeError as failure:  # no more threads
             dispatch.journal.record(failure, f"cannot serve {address[0]}:{address[1]}")
             connection.close()
-        if self._closed:  # close() may have looked before this client was there
+        if self._closed or self._engine is not engine:  # close() may have looked before this client was there
             connection.hang_up()
 
     def _shake_hands(self, client: Server_Client, stream: TLSStream, serve: Callable[[], None]) -> None:
