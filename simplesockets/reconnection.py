@@ -44,8 +44,8 @@ class Reconnector:
 
     Args:
         flag: up as long as there is an episode. It does not ring here.
-        attempt: makes one try. Returns when it succeeded or there is nothing to be done any more (the episode is not
-            current then), and raises what hindered it.
+        attempt: makes one try. Returns when it succeeded or nothing is to be done any more, and has called off the
+            episode then; raises what hindered it.
         failed: told of a failure: the episode, the exception, and whether that was the last try. Not of all of them,
             see :meth:`Episode.is_worth_telling`.
     """
@@ -66,6 +66,7 @@ class Reconnector:
         self._backoff: Backoff | None = None
         self._policy: Reconnect | None = None
         self._thread: threading.Thread | None = None
+        self._stopped = False
 
     def lost(self, policy: Reconnect, lasted: float = 0.0) -> Episode:
         """A connection was lost: begin an episode, whose tries :meth:`begin` lets come.
@@ -77,8 +78,8 @@ class Reconnector:
         with self._condition:
             if self._backoff is None or policy != self._policy or lasted >= policy.most:
                 self._backoff, self._policy = policy.backoff(), policy
-            episode = self._episode = Episode(policy, self._backoff)
-            self._flag.rise()
+            episode = Episode(policy, self._backoff)
+            self._set(episode)
         return episode
 
     def begin(self, episode: Episode) -> None:
@@ -95,17 +96,22 @@ class Reconnector:
         """Go on with an episode that was called off, unless there is another one by now."""
         with self._condition:
             if self._episode is None:
-                self._episode = episode
-                self._flag.rise()
+                self._set(episode)
         self.begin(episode)
 
     def call_off(self) -> Episode | None:
         """End the episode, if there is one. A try that is being made finds out by itself."""
         with self._condition:
-            episode, self._episode = self._episode, None
-            self._flag.clear()
+            episode = self._episode
+            self._set(None)
             self._condition.notify_all()
         return episode
+
+    def stop(self) -> None:
+        """Call it off, and let no other one come."""
+        with self._condition:
+            self._stopped = True
+            self.call_off()
 
     @property
     def active(self) -> bool:
@@ -123,6 +129,14 @@ class Reconnector:
 
     # ---------------------------------------------------------------------------------------------------- inside
 
+    def _set(self, episode: Episode | None) -> None:
+        # Under the lock.
+        self._episode = None if self._stopped else episode
+        if self._episode is None:
+            self._flag.clear()
+        else:
+            self._flag.rise()
+
     def _start(self) -> RuntimeError | None:
         # Under the lock. Gives what hinders it.
         if self._thread is None:
@@ -130,8 +144,7 @@ class Reconnector:
             try:
                 thread.start()
             except RuntimeError as failure:  # the system gives no more threads
-                self._episode = None
-                self._flag.clear()
+                self._set(None)
                 return failure
             self._thread = thread
         return None
@@ -167,7 +180,6 @@ class Reconnector:
             episode.failures += 1
             last = episode.failures == episode.policy.tries
             if last:
-                self._episode = None
-                self._flag.clear()
+                self._set(None)
         if last or episode.is_worth_telling():
             self._failed(episode, failure, last)

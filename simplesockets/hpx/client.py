@@ -7,6 +7,7 @@ import contextlib
 import logging
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
@@ -14,7 +15,11 @@ from types import TracebackType
 from typing_extensions import Self
 
 from ..client import TCPClient
+from ..engine import is_nested
 from ..errors import FrameTruncated, ProtocolError
+from ..mailbox import Bell, Flag
+from ..reconnection import Episode, Reconnector
+from ..timing import Deadline, Reconnect
 from ..tls import check_context
 from . import exceptions
 from .codec import DELIMITER, LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
@@ -27,6 +32,7 @@ POSTFIX = DELIMITER
 DATA_SIZE = 4096
 """Bytes asked for in one read, by release 1.0.0."""
 
+_CLOSING = 5.0  # seconds that close() waits for the thread that reconnects
 _RECV_BUFFER = 64 * 1024
 _MOST_NOTICES = 100
 _NO_SESSION = frozenset({exceptions.AuthRequiredError.code, exceptions.SessionError.code})
@@ -53,7 +59,11 @@ class Client:
     Several threads may use it: each waits for its turn, and gets the answer to its own message. :meth:`close` ends
     whoever waits.
 
-    After a connection was lost, :meth:`connect` makes another one, which goes on with the same session.
+    After a connection was lost, :meth:`connect` makes another one, which goes on with the same session. With
+    ``reconnect`` the client does so by itself, in a thread of its own, and shakes hands again, with the credentials of
+    the latest handshake that succeeded, where the server does not know the session any more. That begins when the loss
+    is noticed: by the message that it hinders, which fails, and is not sent again, since it may have arrived. (But a
+    connection that has ended before a message is sent is made anew first.)
 
     Args:
         name: what the client calls itself in messages.
@@ -67,9 +77,11 @@ class Client:
         max_packed: bytes of a received frame at most.
         max_unpacked: bytes of JSON in it at most.
         level: effort of compression, 0 to 9.
+        reconnect: whether, and how, a connection that was lost is made again: True, or a
+            :class:`~simplesockets.Reconnect`.
 
     Raises:
-        TypeError, ValueError: the ``ssl_context`` is none for a client.
+        TypeError, ValueError: the ``ssl_context`` is none for a client; ``reconnect`` is of no use.
 
     Source: happypandax-client 1.0.0, up to ``timeout``.
     """
@@ -86,6 +98,7 @@ class Client:
         max_packed: int = MAX_PACKED,
         max_unpacked: int = MAX_UNPACKED,
         level: int = LEVEL,
+        reconnect: Reconnect | bool | None = None,
     ) -> None:
         check_context(ssl_context, server=False)
         self.name = name
@@ -118,6 +131,10 @@ class Client:
         self._renewal: tuple[str | None, str | None] | None = None  # what the latest successful handshake gave
         self._framing = Framing()
         self._asking = False  # the thread that has the turn waits for an answer
+        self._opening = False  # it makes a connection; failing is its own business
+        self._connected_at = 0.0
+        self._policy = Reconnect.of(reconnect)
+        self._reconnector = Reconnector(Flag(Bell()), self._connect_again, self._not_again)
 
     # ----------------------------------------------------------------------------------------------- what it is
 
@@ -162,14 +179,21 @@ class Client:
         """Whether the connection is open, as far as is known: a lost one is noticed when it is used."""
         return self._alive
 
+    @property
+    def reconnecting(self) -> bool:
+        """Whether the connection was lost, and the client tries to make it again."""
+        return self._reconnector.active
+
     def __repr__(self) -> str:
-        state = "connected" if self._alive else "not connected"
+        state = "connected" if self._alive else "reconnecting" if self.reconnecting else "not connected"
         return f"<hpx Client {self.name!r} of {self.host}:{self.port}, {state}>"
 
     # ------------------------------------------------------------------------------------------------ lifecycle
 
     def connect(self, host: str | None = None, port: int | None = None) -> bool:
         """Connect, and take the server's greeting. Does nothing if the connection is open.
+
+        While a lost connection is being made again, this tries at once; if that fails, the other tries go on.
 
         Args:
             host, port: of the server, in place of those given before.
@@ -191,19 +215,47 @@ class Client:
             )
             if self._server != self._lost_server:  # a session is the business of nobody else
                 self._lost_session = ""
+            episode = self._reconnector.call_off()
+            try:
+                self._open()
+            except exceptions.HPXError:
+                self._try_later(episode)
+                raise
+        return True
+
+    def _open(self) -> None:
+        self._opening = True
+        try:
             self._dial()
             try:
                 self._take_greeting(self._exchange(None, None))
+                self._resume_session()
             except exceptions.ServerDisconnectError:
                 raise
             except exceptions.ConnectionError as failure:
                 raise exceptions.ServerDisconnectError(self.name, failure.msg) from failure
-            self.session = self.session or self._lost_session
-            self._accepted = bool(self.session)
             self._was_lost = False
             if self._closed:
                 self._forget()
-        return True
+        except exceptions.HPXError:
+            if self._alive:  # to somebody who speaks something else
+                self._lose()
+            raise
+        finally:
+            self._opening = False
+
+    def _resume_session(self) -> None:
+        self.session = self.session or self._lost_session
+        self._accepted = bool(self.session)
+        if self._policy is None or not self.session:
+            return
+        answer = self._exchange(to_json(finalize(self.name, [], self.session)), None)  # calls nothing
+        if _code(answer) in _NO_SESSION and self._renewal is not None:
+            try:
+                self._renew(*self._renewal)
+            except exceptions.AuthError as failure:
+                self.session = ""
+                log.warning("%s:%s does not know the session any more, and gives no other: %s", *self._server, failure)
 
     def _dial(self) -> None:
         log.info("client %r connects to %s:%s", self.name, *self._server)
@@ -219,6 +271,7 @@ class Client:
         if not self._tcp.connect():
             raise exceptions.ServerDisconnectError(self.name, self._why("no connection"))
         self._alive = True
+        self._connected_at = time.monotonic()
         if self._closed:  # close() came in this moment
             self._forget()
             self._tcp.close()
@@ -232,9 +285,55 @@ class Client:
         """End the connection, and whoever waits for an answer. May be repeated. Afterwards the client is of no use."""
         log.info("client %r closes", self.name)
         self._closed = True
+        self._reconnector.stop()
         self._forget()
         self._lost_session = ""
         self._tcp.close()
+        if not is_nested():
+            busy = self._reconnector.join(Deadline(_CLOSING, time.monotonic()))
+            if busy:
+                log.warning("close() left a thread behind that looks a host name up: %s", ", ".join(busy))
+
+    # -------------------------------------------------------------------------------------------- reconnecting
+
+    def _come_back(self) -> None:
+        # A connection was lost.
+        if self._policy is not None and not self._opening and not self._closed:
+            host, port = self._server
+            self._reconnector.name = f"simplesockets-hpx-client-{host}:{port}-reconnect"
+            lasted = time.monotonic() - self._connected_at
+            self._reconnector.begin(self._reconnector.lost(self._policy, lasted))
+
+    def _try_later(self, episode: Episode | None) -> None:
+        # The program connected by hand, and it failed.
+        if self._policy is None or self._closed:
+            return
+        if episode is None and self._policy.initially:
+            episode = self._reconnector.lost(self._policy)
+        if episode is not None:
+            self._reconnector.resume(episode)
+
+    def _connect_again(self, episode: Episode) -> None:
+        # One try, in the reconnector's thread.
+        with self._turn:
+            if not self._reconnector.is_current(episode):
+                return
+            self._open()
+            self._reconnector.call_off()
+        log.info("%r: again after %d failed tries", self, episode.failures)
+
+    def _not_again(self, episode: Episode, failure: Exception, last: bool) -> None:
+        outcome = "giving up" if last else "trying on; not all failures are told"
+        log.warning("%r: connecting again failed (try %d, %s): %s", self, episode.failures, outcome, failure)
+
+    def _refresh(self) -> None:
+        # A connection that is known to be over before anything was sent need not make the message fail.
+        if self._policy is None or not self._alive or self._opening or self._asking:
+            return
+        connection = self._tcp._connection
+        if connection is None or connection.over or connection.stream.at_end():
+            self._lose()
+            self.connect()
 
     def __enter__(self) -> Self:
         self.connect()
@@ -335,6 +434,7 @@ class Client:
             ClientError: there is no connection.
         """
         with self._turn:  # so that the session is that of the connection
+            self._refresh()
             return self.send_raw(finalize(self.name, data, self.session), raise_on_auth, encoding)
 
     def send_raw(self, data: dict[str, object], raise_on_auth: bool = True, encoding: str = "utf-8") -> dict[str, Json]:
@@ -343,6 +443,7 @@ class Client:
         command = parse_command(data.get("data")) if isinstance(data, dict) else None
         text = to_json(data)
         with self._turn:
+            self._refresh()
             return self._exchange(text, command)
 
     def send_bytes(self, data: bytes, raise_on_auth: bool = True) -> str:
@@ -353,7 +454,12 @@ class Client:
         """
         self._require_session(raise_on_auth)
         command = self._command_in(data)
-        with self._turn, self._undivided():
+        with self._turn:
+            self._refresh()
+            return self._exchange_bytes(data, command)
+
+    def _exchange_bytes(self, data: bytes, command: ServerCommand | None) -> str:
+        with self._undivided():
             self._write(data)
             while True:
                 text = self._read()
@@ -439,7 +545,8 @@ class Client:
 
     def _write(self, text: bytes) -> None:
         if not self._alive:
-            raise exceptions.ClientError(self.name, "the client is not connected to a server: connect()")
+            state = "lost its server and connects again" if self.reconnecting else "is not connected to a server"
+            raise exceptions.ClientError(self.name, f"the client {state}; nothing was sent. connect() tries at once")
         if not self._tcp.send_data(text):
             why = self._why("the connection is gone")
             self._lose()
@@ -529,6 +636,7 @@ class Client:
         self._was_lost = True
         self._forget()
         self._tcp.disconnect()
+        self._come_back()
 
     def _forget(self) -> None:
         self._alive = self._ready = self._accepted = False
