@@ -87,6 +87,7 @@ class Server_Client:
         self.recv_buffer = recv_buffer
         self._thread = thread
         self._dispatch: ServerDispatch | None = None  # set by servers
+        self._announced = False  # whether on_connect ran, or runs
         self._handmade = connection is None  # then nobody else reads or ends this connection
         self._connection = connection or Connection(Stream(socket), RawProtocol(), Mailbox(Bell()), recv_buffer)
 
@@ -971,6 +972,7 @@ class TCPServer(Endpoint[ServerDispatch]):
         # The first hook of a connection.
         with self._lock:
             pass  # until it stands in clients
+        client._announced = True
         self._dispatch.connected(client)
 
     def _leaving(self, client: Server_Client, stream: Stream) -> None:
@@ -989,7 +991,8 @@ class TCPServer(Endpoint[ServerDispatch]):
         self._leave(client)
         ending = client.ending
         self._record_ending(ending, client)
-        self._dispatch.disconnected(client)
+        if client._announced:  # else somebody was so fast to disconnect it that on_connect never ran
+            self._dispatch.disconnected(client)
         polled = self._dispatch.polled and self._dispatch.assigned("handle_client") is None
         if ending is None or ending.kind != "peer closed" or not polled or self._engine is None:
             return False

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from simplesockets import TCPClient, TCPServer, hisock, hpx, transport
+from simplesockets.connection import Connection
 from simplesockets.engine import Acceptor
 from simplesockets.errors import BindError, BusyError, LifecycleError, SetupError
 from simplesockets.framing import LengthPrefixFramer
@@ -604,3 +605,27 @@ def test_a_setup_while_the_server_is_being_closed_opens_it_again(monkeypatch: py
         with raw_client(server) as sock:
             sock.sendall(b"hello")
             wait_until(lambda: server.event.new_data, "received data")
+
+
+def test_who_is_disconnected_before_on_connect_ran_is_not_announced_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, begin = Gate(), Connection.open
+
+    def begin_later(connection: Connection) -> None:
+        gate.arrive()
+        begin(connection)
+
+    monkeypatch.setattr(Connection, "open", begin_later)
+    said: list[object] = []
+    with running_server(on_connect=said.append, on_disconnect=said.append) as server, raw_client(server) as sock:
+        gate.wait_arrived()
+        address = sock.getsockname()
+        wait_until(lambda: address in server.clients, "the client")
+        assert server.disconnect(address)
+        gate.open()
+        assert sock.recv(1) == b""
+        assert said == []
+        with raw_client(server) as other:
+            wait_until(lambda: said, "the next client to be announced")
+            assert server.disconnect(other.getsockname())
+            assert other.recv(1) == b""
+        wait_until(lambda: len(said) == 2, "it to be gone")
