@@ -491,6 +491,8 @@ def attempts() -> dict[str, Callable[[TCPServer], object]]:
         "clients": lambda server: server.clients,
         "send_data": lambda server: server.send_data(b"x", (HOST, 1)),
         "disconnect": lambda server: server.disconnect((HOST, 1)),
+        "send_file": lambda server: server.send_file(__file__, (HOST, 1)),
+        "receive_file": lambda server: server.receive_file("received", 1, (HOST, 1)),
         "recv_data": lambda server: server.recv_data((HOST, 1)),
         "return_recved_data": lambda server: server.return_recved_data(),
         "recved_data": lambda server: server.recved_data,
@@ -773,7 +775,7 @@ def test_functions_without_a_file_are_refused(arguments: list[str]) -> None:
 
 def test_the_guide_s_example_runs(run: Run) -> None:
     guide = (pathlib.Path(__file__).parents[1] / "docs" / "guide.md").read_text()
-    (example,) = (block for block in re.findall(r"```py\n(.*?)```", guide, re.S) if "workers=" in block)
+    (example,) = re.findall(r"```python3\n(.*?)```", guide, re.S)  # no "python", which is run without a file
     announced = example.replace("9999", "0").replace(
         "with server:", "with server:\n        print(server.address[1], flush=True)"
     )
