@@ -335,6 +335,7 @@ def test_a_server_that_does_not_greet_in_time_is_no_server() -> None:
             client.connect()
         assert not client.alive()
         gate.open()
+        client.close()
 
 
 @pytest.mark.parametrize("timeout", [0, 10])
