@@ -214,9 +214,10 @@ def test_handlers_that_are_due_are_bounded() -> None:
         receiving.start()
         raw.socket.settimeout(0.5)
         flood = memoryview(part * 100)
-        with pytest.raises(TimeoutError):  # for half a second nothing is taken in
+        with contextlib.suppress(TimeoutError):  # for half a second nothing is taken in
             while flood:
                 flood = flood[raw.socket.send(flood) :]
+        assert flood, "all of it was taken in"
         serving.close()
         receiving.join(PATIENCE)
 
