@@ -364,6 +364,7 @@ class Workers:
         self._workers = [
             _Worker(Place(number, len(shares)), listeners) for number, listeners in enumerate(shares, start=1)
         ]
+        self._owner = os.getpid()
         self._waker = Waker()
         self._changed = threading.Condition()  # protects what follows; not held while anything waits for a process
         self._orders = Orders(run=False, killed=False, limit=None)
@@ -398,17 +399,17 @@ class Workers:
             limit: connections at once, of all workers together; None is without limit.
 
         Raises:
-            SetupError: the workers did not start; the message says why. They are gone then.
-        LifecycleError: they were ended.
+            SetupError: they are to run, but did not start; the message says why. They are gone then.
+            LifecycleError: they are to run, but were ended.
         """
         with self._changed:
             self._orders = Orders(run, killed, limit)
             self._number += 1
             number = self._number
-            if self._failure is not None:
-                raise self._failure
-            if self._deadline is not None:
-                raise LifecycleError("the workers were ended; close() this server and set it up anew")
+            if self._is_ending():
+                if run:
+                    raise self._failure or LifecycleError("the workers were ended; close() this server, set it up anew")
+                return
             if self._thread is None and run:
                 self._start_thread()
             waits = self._thread is not None and not is_nested()
@@ -450,8 +451,10 @@ class Workers:
 
         Called from inside (see :func:`~.engine.is_nested`), it leaves the waiting to others.
         """
+        if os.getpid() != self._owner:  # a fork of the program, where a lock of another thread is held for ever
+            return
         self._begin_to_close(deadline)
-        thread = self._thread  # in a fork of the program it does not run, so the workers stay
+        thread = self._thread
         if thread is None:
             self._free()
         elif not is_nested():
@@ -509,7 +512,7 @@ class Workers:
     def _patience(self) -> float | None:
         # Seconds until something is due.
         if self._is_ending():
-            times = [at for at, _ in self._steps[:1]]
+            times = [at for at, _ in self._steps[:1]] if self._asked else [0.0]
         else:
             times = [worker.due for worker in self._workers if worker.due is not None]
             starting = [worker for worker in self._workers if worker.process is not None and not worker.ready]

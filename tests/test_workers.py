@@ -387,6 +387,23 @@ def test_a_worker_that_does_not_begin_is_an_error_of_start_and_the_last_one(monk
         assert children() == before
 
 
+def test_a_worker_that_the_system_does_not_give_is_an_error_of_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = workers._Worker.start
+
+    def start(worker: workers._Worker, *arguments: Any) -> None:
+        if worker.place.number == 2:
+            raise OSError("no more processes")
+        begin(worker, *arguments)
+
+    monkeypatch.setattr(workers._Worker, "start", start)
+    before = children()
+    with working(2, start=False) as server:
+        with pytest.raises(SetupError, match=r"worker 2 .* could not be started"):
+            server.start()
+        server.stop()  # is no error; there is nothing to stop
+        wait_until(lambda: children() == before)
+
+
 def test_a_start_that_fails_where_nobody_waits_for_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "START_TIMEOUT", 0.001)
     monkeypatch.setattr(workers, "is_nested", lambda: True)  # as in a callback
@@ -722,7 +739,15 @@ def test_a_program_that_ends_without_close_leaves_no_worker(run: Run) -> None:
 def test_a_fork_of_the_program_does_not_end_the_workers(run: Run) -> None:
     forking = """import warnings
     warnings.simplefilter("ignore")  # of threads in forks
+    held, forked = threading.Event(), threading.Event()
+    def hold():
+        with server._workers._changed:
+            held.set()
+            forked.wait()
+    threading.Thread(target=hold).start()
+    held.wait()
     pid = os.fork() or sys.exit(0)
+    forked.set()
     print(os.waitpid(pid, 0)[1], flush=True)
     threading.Event().wait()
 """
