@@ -6,7 +6,7 @@ socket is left.
 
 A few seconds in the suite. By hand, so many lives of each kind, different ones each time::
 
-    LIFECYCLES=500 python -m pytest tests/test_lifecycles.py
+    LIFECYCLES=500 python -X dev -m pytest tests/test_lifecycles.py -o faulthandler_timeout=0
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from simplesockets.engine import Acceptor
 from simplesockets.errors import BindError, BusyError, LifecycleError, SetupError
 from simplesockets.framing import LengthPrefixFramer
 from simplesockets.protocol import FramedProtocol
+from simplesockets.timing import Reconnect
 
+from .support import certificates
 from .support.clients import in_thread
 from .support.hands import Action, Hands
 from .support.leftovers import OpenSockets, left_threads
@@ -128,12 +130,13 @@ class Book:
 class NumberedClient:
     """A client that numbers what it sends."""
 
-    def __init__(self, name: int, server: Callable[[], int]) -> None:
+    def __init__(self, name: int, server: Callable[[], int], **more: Any) -> None:
         self.tcp = TCPClient()
         self.book = Book()
         self.sent: list[bytes] = []
         self._name = name
         self._port = server
+        self._more = more
         self._lock = threading.Lock()  # one sender at a time, so that numbers are in order
         self._number = 0
         self.setup()
@@ -148,6 +151,7 @@ class NumberedClient:
             on_receive=self.book.got[self._name].append,
             connect_timeout=2.0,
             protocol=framed,
+            **self._more,
         )
 
     def send(self) -> None:
@@ -192,6 +196,8 @@ def framed() -> FramedProtocol:
 class TCPLifecycle(Lifecycle):
     """A TCPServer that echoes, and two TCPClients."""
 
+    server_options: ClassVar[dict[str, Any]] = {}
+    client_options: ClassVar[dict[str, Any]] = {}
     documented = (SetupError, LifecycleError, BusyError, TimeoutError, OSError)
 
     def begin(self) -> None:
@@ -201,7 +207,7 @@ class TCPLifecycle(Lifecycle):
         self.port = 0
         self.set_up()
         self.server.start()
-        self.clients = [NumberedClient(name, lambda: self.port) for name in range(2)]
+        self.clients = [NumberedClient(name, lambda: self.port, **self.client_options) for name in range(2)]
         for client in self.clients:
             for name, action in client.actions():
                 self.actions[f"client.{name}()"] = action
@@ -229,6 +235,7 @@ class TCPLifecycle(Lifecycle):
             on_disconnect=lambda address: self.book.ended.update([address.client]),
             on_receive=self.echo,
             protocol=framed,
+            **self.server_options,
         )
         with contextlib.suppress(SetupError):  # closed meanwhile
             self.port = self.server.address[1]
@@ -280,6 +287,19 @@ class TCPLifecycle(Lifecycle):
 
     def arrived(self) -> set[bytes]:
         return {item for items in list(self.book.got.values()) for item in list(items)}
+
+
+class TLSLifecycle(TCPLifecycle):
+    """The same, encrypted."""
+
+    server_options: ClassVar[dict[str, Any]] = {"ssl_context": certificates.server_side()}
+    client_options: ClassVar[dict[str, Any]] = {"ssl_context": certificates.client_side()}
+
+
+class ReconnectingLifecycle(TCPLifecycle):
+    """Clients that come back by themselves."""
+
+    client_options: ClassVar[dict[str, Any]] = {"reconnect": Reconnect(first=0.01, most=0.05, initially=True)}
 
 
 # --------------------------------------------------------------------------------------------------------- HiSock
@@ -537,6 +557,12 @@ def _quiet() -> Iterator[None]:
 
 TestTCP = TCPLifecycle.TestCase
 TestTCP.settings = usual
+TestTLS = TLSLifecycle.TestCase
+TestTLS.settings = usual
+# A thread that reconnects rolls dice, which hypothesis takes for the test's doing.
+_other_dice = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
+TestReconnecting = _other_dice(ReconnectingLifecycle.TestCase)
+TestReconnecting.settings = usual
 TestHiSock = HiSockLifecycle.TestCase
 TestHiSock.settings = usual
 TestHPX = HPXLifecycle.TestCase
