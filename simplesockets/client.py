@@ -379,9 +379,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         content = to_bytes(data)
         connection = self._connection
         try:
-            if connection is None:
-                raise ConnectionClosed("this client is not connected; call connect() first")
-            if connection.over or (connection.thread is None and connection.stream.at_end()):
+            if connection is None or connection.over or (connection.thread is None and connection.stream.at_end()):
                 raise self._why_not_connected()
             connection.send(content)
         except OSError as failure:
@@ -437,10 +435,10 @@ class TCPClient(Endpoint[ClientDispatch]):
         return failure is None
 
     def _why_not_connected(self) -> ConnectionClosed:
-        if self._policy is not None and self._connection is not self._let_go:
-            return ConnectionClosed(
-                "the connection was lost and is made again; this was not sent, nor will it be later"
-            )
+        if self._reconnector.active or (self._policy is not None and self._connection is not self._let_go):
+            return ConnectionClosed("the client tries to connect again; this was not sent, nor will it be later")
+        if self._connection is None:
+            return ConnectionClosed("this client is not connected; call connect() first")
         return ConnectionClosed("the connection has ended; reconnect() opens a new one")
 
     def end_sending(self) -> bool:
@@ -766,9 +764,11 @@ class TCPClient(Endpoint[ClientDispatch]):
                 return
             if lost is None and self._policy.initially:
                 lost = self._reconnector.lost(self._policy)
-            if lost is not None:
-                self._reconnector.resume(lost)
+            if lost is None:
+                return
+            self._reconnector.resume(lost)
         self._bell.ring()
+        self._reconnector.begin(lost)
 
     def _connect_again(self, episode: Episode) -> None:
         # One try, in the reconnector's thread.

@@ -93,11 +93,10 @@ class Reconnector:
             self._failed(episode, failure, True)
 
     def resume(self, episode: Episode) -> None:
-        """Go on with an episode that was called off, unless there is another one by now."""
+        """Take up an episode that was called off, unless there is another one by now; then :meth:`begin` it."""
         with self._condition:
             if self._episode is None:
                 self._set(episode)
-        self.begin(episode)
 
     def call_off(self) -> Episode | None:
         """End the episode, if there is one. A try that is being made finds out by itself."""

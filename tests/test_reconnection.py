@@ -346,6 +346,9 @@ def test_but_it_is_where_the_rule_says_so(made: Setup) -> None:
     client = made(Reconnect(first=0.001, most=0.01, initially=True), port)
     assert client.connect() is False
     assert client.event.reconnecting
+    client.return_exceptions()
+    assert client.send_data(b"early") is False
+    assert "nor will it be later" in str(client.return_exceptions()[-1].exception)
     with socket.create_server((HOST, port)) as listener:
         listener.settimeout(PATIENCE)
         listener.accept()[0].close()

@@ -312,6 +312,7 @@ class Client:
             episode = self._reconnector.lost(self._policy)
         if episode is not None:
             self._reconnector.resume(episode)
+            self._reconnector.begin(episode)
 
     def _connect_again(self, episode: Episode) -> None:
         # One try, in the reconnector's thread.
