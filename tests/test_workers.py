@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
@@ -31,7 +32,7 @@ from simplesockets import (
 )
 
 from .support import certificates, worker_callbacks
-from .support.programs import OURS, has_ipv6
+from .support.programs import LIFETIME, OURS, has_ipv6
 from .support.running import HOST, open_descriptors, running_server
 from .support.waiting import PATIENCE, wait_until
 
@@ -637,6 +638,8 @@ class Running:
                 text=True,
                 start_new_session=True,
             )
+        self._limit = threading.Timer(LIFETIME, self.signal_group, (signal.SIGKILL,))
+        self._limit.start()
 
     def line(self) -> str:
         assert self.process.stdout is not None
@@ -652,11 +655,13 @@ class Running:
         return {pid for pid, state, _, group in system_table() if group == self.process.pid and state != "Z"}
 
     def signal_group(self, number: int) -> None:
-        os.killpg(self.process.pid, number)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
     def end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.signal_group(signal.SIGKILL)
+        self._limit.cancel()
+        self._limit.join()
+        self.signal_group(signal.SIGKILL)
         self.process.wait(PATIENCE)
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
