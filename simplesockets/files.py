@@ -28,8 +28,10 @@ from .errors import ConnectionClosed, FileIncomplete, FileTimeout, LifecycleErro
 from .protocol import RawProtocol
 from .transport import Stream
 
-SENT_AT_ONCE = 1024 * 1024
+SENT_AT_ONCE = 512 * 1024
 """Bytes of a file that are sent between two reports of progress, at most."""
+SENT_UNTOLD = 16 * 1024 * 1024
+"""The same, where nobody wants to be told, and the system sends by itself."""
 RECEIVED_AT_ONCE = 256 * 1024
 """Bytes of a file that are received between two reports of progress, at most."""
 
@@ -74,6 +76,11 @@ class _Meter:
                 f"progress must be a function called as progress(done, total), or an object with update(n), not "
                 f"{progress!r}"
             )
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the program wants to be told."""
+        return self._update is not None or self._call is not None
 
     def begin(self) -> None:
         """Tell that nothing was transferred yet."""
@@ -245,14 +252,14 @@ def _send_all(connection: Connection, source: _Source, meter: _Meter) -> None:
 
 def _send_pieces(stream: Stream, source: _Source, meter: _Meter) -> int:
     # Gives the size of the last one, which is to be told when others may send again.
-    direct, sent = stream.sends_files, 0
-    while (size := meter.left(SENT_AT_ONCE)) > 0:
+    direct, sent = stream.sends_files and source.fd is not None, 0
+    while (size := meter.left(SENT_UNTOLD if direct and not meter.is_told else SENT_AT_ONCE)) > 0:
         if sent:
             meter.tell(sent)
         sent = _send_directly(stream, source, meter.done, size) if direct else 0
         if not sent:  # the system cannot, or the file is faulty, or shorter: reading it does it, or tells
             direct = False
-            sent = _read_and_send(stream, source, meter.done, size)
+            sent = _read_and_send(stream, source, meter.done, min(size, SENT_AT_ONCE))
         if not sent:
             raise FileIncomplete("the file became shorter", meter.done, meter.total)
         meter.done += sent
