@@ -148,6 +148,11 @@ class NumberedClient:
         self._more = more
         self._lock = threading.Lock()  # one sender at a time, so that numbers are in order
         self._number = 0
+        self.orders: dict[bytes, Action] = {
+            b"close": self.tcp.close,
+            b"reconnect": self.tcp.reconnect,
+            b"disconnect": self.tcp.disconnect,
+        }
         self.setup()
 
     def setup(self) -> None:
@@ -157,7 +162,7 @@ class NumberedClient:
             self._port(),
             on_connect=lambda: self.book.began.update([self._name]),
             on_disconnect=lambda: self.book.ended.update([self._name]),
-            on_receive=self.book.got[self._name].append,
+            on_receive=self.on_receive,
             connect_timeout=2.0,
             protocol=framed,
             **self._more,
@@ -171,9 +176,17 @@ class NumberedClient:
             if self.tcp.send_data(item):
                 self.sent.append(item)
 
+    def on_receive(self, data: bytes) -> None:
+        """What comes back; some of it is an order."""
+        order = self.orders.get(bytes(data))
+        if order is not None:
+            order()
+        else:
+            self.book.got[self._name].append(bytes(data))
+
     def receive(self) -> None:
         """Take an item, if one comes soon."""
-        if item := self.tcp.recv_data(timeout=0.01):
+        if (item := self.tcp.recv_data(timeout=0.01)) and item not in self.orders:
             assert item.partition(b":")[0] == b"%d" % self._name
 
     def actions(self) -> Iterator[tuple[str, Action]]:
@@ -196,6 +209,8 @@ class NumberedClient:
             "await_event": partial(tcp.await_event, 1),
         }
         yield from found.items()
+        for order in self.orders:
+            yield f"{order.decode()} in on_receive", partial(tcp.send_data, order)
 
 
 def framed() -> FramedProtocol:
@@ -222,6 +237,8 @@ class TCPLifecycle(Lifecycle):
             for name, action in client.actions():
                 self.actions[f"client.{name}()"] = action
         server = self.server
+        for order in (b"server.close", b"server.disconnect"):
+            self.actions[f"{order.decode()}() in on_receive"] = partial(self.clients[0].tcp.send_data, order)
         self.actions |= {
             "server.start()": server.start,
             "server.start() again": server.start,
@@ -255,9 +272,17 @@ class TCPLifecycle(Lifecycle):
         self.server.start()
 
     def echo(self, client: Any, _: object, data: bytes) -> None:
-        self.book.got[client].append(bytes(data))
+        if data == b"server.close":
+            return self.close_server()
+        if data == b"server.disconnect":
+            self.lossy = True
+            self.server.disconnect(client)
+            return None
+        if b":" in data:
+            self.book.got[client].append(bytes(data))
         with contextlib.suppress(OSError):  # it is gone
             client.send(data)
+        return None
 
     def close_server(self) -> None:
         self.lossy = True
