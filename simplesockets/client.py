@@ -713,8 +713,7 @@ class TCPClient(Endpoint[ClientDispatch]):
     def _start_reader(self, connection: Connection) -> None:
         with self._lock:
             if self._autorecv and self._engine is not None and connection.turn(True):
-                self._engine.attach(connection, "receiver")
-                self._engine.start(connection)
+                self._engine.start(self._engine.attach(connection, "receiver"))
 
     def _lost(self, connection: Connection | None, failure: OSError | ProtocolError | None) -> None:
         # A connection that nobody reads automatically turned out to be over. (A reader would notice by itself.)

@@ -31,12 +31,13 @@ from .events import Ending
 from .mailbox import Mailbox
 from .protocol import Protocol, RawProtocol
 from .timing import Deadline
-from .transport import Stream
+from .transport import NO_WAIT, Stream
 
 JOIN_LIMIT = 1024 * 1024
 """Bytes: what is there after a full read is joined to it up to this size; that is one item of a raw stream."""
-BIG_READ = 128 * 1024
-"""Bytes: the read size of a connection from its first full read on."""
+BIG_READ = 120 * 1024
+"""Bytes: the read size of a connection from its first full read on. From 128 KiB on C libraries take memory from the
+system for each read, and give it back: that takes half as long again as reading 64 KiB."""
 LINGER = 2.0
 """Seconds that the other end has to close after we said goodbye."""
 
@@ -62,6 +63,18 @@ class Wakeable(Interface):
         """There is room again, or the connection is closing."""
 
 
+class ThreadLike(Interface):
+    """What an engine may use in place of a thread: what programs ask a client's thread."""
+
+    name: str
+
+    def is_alive(self) -> bool:
+        """Whether the client is served."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it is not any more, ``timeout`` seconds at most."""
+
+
 class Connection:
     """A stream with a protocol, and where its items go.
 
@@ -75,7 +88,7 @@ class Connection:
     def __init__(self, stream: Stream, protocol: Protocol, mailbox: Mailbox, recv_buffer: int) -> None:
         self.stream = stream
         self.mailbox = mailbox
-        self.thread: threading.Thread | None = None
+        self.thread: ThreadLike | None = None
         self.reading = True  # turned off by the client's autorecv()
         self.closing = False
         self.kept = False  # the last hook wanted the stream to stay open for sending; somebody else closes it
@@ -84,7 +97,8 @@ class Connection:
         self.waker: Wakeable | None = None  # set by an engine: told when there is room again, or closing begins
         self.protocol = protocol
         self._raw = type(protocol) is RawProtocol  # a subclass may have other ideas
-        self._read: Callable[[int], bytes] = stream.receive_some
+        self._read: Callable[[int, int], bytes] = stream.receive_some
+        self._read_flags = 0
         self._read_size = recv_buffer
         self._inbox: deque[bytes] = deque()  # items that were read but not delivered; they come before all others
         self._error: ProtocolError | OSError | None = None  # it comes after them
@@ -141,7 +155,7 @@ class Connection:
         data = None
         if not self._inbox or not self.reading:
             try:
-                data = self._read(self._read_size)
+                data = self._read(self._read_size, self._read_flags)
             except OSError as failure:
                 return self._not_read(failure)
         try:  # from here on nothing that was read gets lost
@@ -209,7 +223,7 @@ class Connection:
 
     def share(self, shared: bool) -> None:
         """From now on other threads than the reader step, which must not wait (or not any more)."""
-        self._read = self.stream.receive_now if shared else self.stream.receive_some
+        self._read_flags = NO_WAIT if shared else 0
 
     def resume(self) -> None:
         """There is room in the mailbox again, or no need of it any more."""
@@ -349,7 +363,7 @@ class Connection:
         room = JOIN_LIMIT - len(data)
         while room > 0:
             try:
-                more = self.stream.receive_waiting(min(room, JOIN_LIMIT // 4))
+                more = self.stream.receive_waiting(min(room, BIG_READ))
             except OSError as failure:  # what came before it is delivered; the next read shows the end
                 self._not_read(failure)
                 break
@@ -456,7 +470,7 @@ class Connection:
             if left is not None and not self.stream.wait_readable(left):
                 raise _too_late(timeout)
             try:
-                return self.stream.receive_some(size)
+                return self.stream.receive_some(size, 0)
             except BlockingIOError:  # the program set the socket to be non-blocking
                 self.stream.wait_readable(left)
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from . import events
 from .connection import LINGER
 from .dispatch import Callback, Dispatch, ExceptionFlags
-from .engine import ThreadEngine
+from .engine import Engine
 from .events import Ending, Event, ExceptionList
 from .mailbox import Item, ReceivedList
 from .transport import Stream
@@ -50,7 +50,7 @@ class Endpoint(Generic[Some]):
         self._dispatch = dispatch
         self._mailbox = dispatch.mailbox
         self._bell = dispatch.mailbox.bell
-        self._engine: ThreadEngine | None = None
+        self._engine: Engine | None = None
 
     # ----------------------------------------------------------------------------------------------- callbacks
 

@@ -6,6 +6,7 @@ steps whatever a selector reports, can take this one's place.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import errno
 import heapq
@@ -18,7 +19,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from .connection import Connection, Step
+from .connection import Connection, Step, ThreadLike
+from .crew import Crew
 from .dispatch import Journal, log
 from .leader import ParkingLot
 from .mailbox import Bell, mark_own_thread
@@ -99,105 +101,136 @@ class Timers:
             thread.join(timeout)
 
 
-class ThreadEngine:
-    """A thread for each connection.
+class Life:
+    """What an engine notes of a connection that it serves."""
+
+    __slots__ = ("alone", "begun", "connection", "penalty", "since", "step", "work")
+
+    def __init__(self, connection: Connection, work: Callable[[], object] | None, alone: int) -> None:
+        self.connection = connection
+        self.work = work  # the program's own loop, in place of reading and dispatching
+        self.begun = False
+        self.step = Step.MORE  # the outcome of the latest one
+        self.alone = alone  # how many steps a thread of its own makes before it is parked
+        self.penalty = SLOW_STEPS // 2
+        self.since = 0.0  # when it was parked
+
+    def is_out(self, step: Step) -> None:
+        """It is not parked any more, because of that outcome of a step."""
+        self.step = step
+        if step is Step.MORE:  # it was too slow for company
+            went_well = time.monotonic() - self.since > FORGIVEN
+            self.penalty = SLOW_STEPS if went_well else min(2 * self.penalty, MOST_STEPS)
+            self.alone = self.penalty
+
+
+class Engine(abc.ABC):
+    """What drives the connections of one server or client: an own thread for each, or one for many (see leader.py).
 
     Args:
         name: begins the names of the threads.
-        bell: of the server or client whose connections these are.
-        shares: whether connections with callbacks are parked, too, as those that are polled are (see leader.py).
+        bell: of that server or client.
     """
 
-    def __init__(self, name: str, bell: Bell, *, shares: bool) -> None:
+    def __init__(self, name: str, bell: Bell) -> None:
         self._name = name
-        self._shares = shares
-        self._lot = ParkingLot(name, bell)
-        self._lock = threading.RLock()  # protects _live; never held across I/O or user code
-        self._live: dict[threading.Thread, Connection] = {}
         self._timers = Timers(name)
+        self._crew = Crew(name, self._timers.later)
+        self._lot = ParkingLot(bell, self._crew)
+        self._lock = threading.RLock()  # protects _live; never held across I/O or user code
+        self._live: set[Life] = set()
 
-    def later(self, seconds: float, task: Callable[[], object]) -> None:
-        """Run a task after so many seconds, or when the engine is closed."""
-        self._timers.later(seconds, task)
-
-    def attach(self, connection: Connection, label: str, work: Callable[[], object] | None = None) -> None:
-        """Give a connection a thread, which :meth:`start` starts.
+    @abc.abstractmethod
+    def attach(self, connection: Connection, label: str, work: Callable[[], object] | None = None) -> Life:
+        """Prepare to serve a connection: it has a thread from now on, or what stands for one.
 
         Args:
             connection: the connection.
-            label: ends the thread's name.
+            label: ends the name of its thread.
             work: the program's own loop, in place of reading and dispatching.
-        """
-        connection.thread = threading.Thread(
-            target=self._live_through, args=(connection, work), name=f"{self._name}-{label}", daemon=True
-        )
 
-    def start(self, connection: Connection) -> None:
+        Returns:
+            What :meth:`start` takes.
+        """
+
+    @abc.abstractmethod
+    def _begin(self, life: Life) -> None:
+        """Have some thread serve it. RuntimeError if the system gives no more threads."""
+
+    @abc.abstractmethod
+    def _rest(self, life: Life) -> bool:
+        """Park it. Returns True if another thread will go on with it; False if this one has to."""
+
+    def start(self, life: Life) -> None:
         """Serve an attached connection from now on.
 
         Raises:
             RuntimeError: the system gives no more threads.
         """
-        thread = connection.thread
-        assert thread is not None  # attach() made it
         with self._lock:
-            self._live[thread] = connection
+            self._live.add(life)
         try:
-            thread.start()
+            self._begin(life)
         except BaseException:
-            self._forget(thread)
-            connection.thread = None
+            self._forget(life)
+            life.connection.thread = None
             raise
 
-    def _live_through(self, connection: Connection, work: Callable[[], object] | None) -> None:
-        mark_own_thread()
-        stopped = False
-        try:
-            connection.open()
-            if work is None:
-                stopped = self._read(connection)
-            else:
-                connection.serve(work)
-        finally:
-            if not stopped:
-                connection.finish()
-            self._forget(threading.current_thread())
-
-    def _read(self, connection: Connection) -> bool:
-        # Gives whether the program turned reading off; else the connection ended.
-        alone, penalty = FIRST_STEPS, SLOW_STEPS // 2
-        while True:
-            if alone > 0 or not self._parks():
-                step = connection.step()
-                alone -= 1
-            else:
-                since = time.monotonic()
-                step = self._lot.park(connection)
-                if step is Step.MORE:  # it was too slow for company
-                    went_well = time.monotonic() - since > FORGIVEN
-                    penalty = SLOW_STEPS if went_well else min(2 * penalty, MOST_STEPS)
-                    alone = penalty
-            if step is Step.MORE:
-                continue
-            if step is Step.DONE:
-                return False
-            if step is Step.PAUSED:
-                self._wait_for_room(connection)
-            elif step is Step.NOTHING:
-                connection.stream.wait_readable(None)
-            elif connection.leave():
-                return True
-            else:
-                alone = FIRST_STEPS  # what was kept has to be delivered, of which the selector would not know
-
-    def _parks(self) -> bool:
-        # With callbacks, a single client is served best by its own thread.
-        return self._lot.polled or (self._shares and len(self._live) > 1)
+    def later(self, seconds: float, task: Callable[[], object]) -> None:
+        """Run a task after so many seconds, or when the engine is closed."""
+        self._timers.later(seconds, task)
 
     def set_polled(self, polled: bool) -> None:
         """Whether items go to the mailbox and nowhere else from now on."""
-        self._lot.polled = polled
-        self._lot.wake()
+        self._lot.set_polled(polled)
+
+    def _forget(self, life: Life) -> None:
+        with self._lock:
+            self._live.discard(life)
+
+    def _serve(self, life: Life) -> None:
+        # In a thread, until another one goes on, or the connection is not to be served any more.
+        connection, last = life.connection, Step.DONE
+        try:
+            if not life.begun:
+                life.begun = True
+                connection.open()
+                if life.work is not None:
+                    connection.serve(life.work)
+                    life.step = Step.DONE
+            last = self._read(life)
+        finally:
+            if last is not Step.MORE:
+                if last is Step.DONE:
+                    connection.finish()
+                self._forget(life)
+
+    def _read(self, life: Life) -> Step:
+        # Gives DONE when the connection ended, STOPPED when the program turned reading off, MORE when another thread
+        # goes on.
+        connection = life.connection
+        while True:
+            if life.step is Step.MORE:
+                if life.alone > 0 or not self._parks():
+                    life.alone -= 1
+                    life.step = connection.step()
+                elif self._rest(life):
+                    return Step.MORE
+                continue
+            if life.step is Step.DONE:
+                return Step.DONE
+            if life.step is Step.PAUSED:
+                self._wait_for_room(connection)
+            elif life.step is Step.NOTHING:
+                connection.stream.wait_readable(None)
+            elif connection.leave():
+                return Step.STOPPED
+            else:
+                life.alone = FIRST_STEPS  # what was kept has to be delivered, of which the selector would not know
+            life.step = Step.MORE
+
+    def _parks(self) -> bool:
+        return True
 
     def _wait_for_room(self, connection: Connection) -> None:
         waker = None
@@ -215,10 +248,6 @@ class ThreadEngine:
             if waker:
                 waker.close()
 
-    def _forget(self, thread: threading.Thread) -> None:
-        with self._lock:
-            self._live.pop(thread, None)
-
     def close(self, deadline: Deadline) -> list[str]:
         """End all connections, first in good order, then by force, and wait for their threads.
 
@@ -228,14 +257,15 @@ class ThreadEngine:
             The names of the threads that were still busy in the program's code when the time was over.
         """
         with self._lock:
-            live = dict(self._live)
-        for connection in live.values():
-            connection.hang_up()
+            live = list(self._live)
+        for life in live:
+            life.connection.hang_up()
         self._lot.close()
+        self._crew.close()
 
         def cut() -> None:
-            for connection in live.values():
-                connection.stream.cut()
+            for life in live:
+                life.connection.stream.cut()
 
         if is_nested():
             self._timers.later(LINGER_AT_CLOSE, cut)
@@ -243,11 +273,52 @@ class ThreadEngine:
             return []
         left = deadline.left(time.monotonic())
         grace = LINGER_AT_CLOSE if left is None else min(LINGER_AT_CLOSE, left / 2)
-        if join(live, Deadline(grace, time.monotonic())):
+        threads = [thread for life in live if (thread := life.connection.thread) is not None]
+        if join(threads, Deadline(grace, time.monotonic())):
             cut()
-        busy = join([*live, *self._lot.workers()], deadline)
+        busy = join(threads, deadline)
+        busy += [name for name in join(self._crew.threads(), deadline) if name not in busy]
         self._timers.close(deadline.left(time.monotonic()))
         return busy
+
+
+class ThreadEngine(Engine):
+    """A thread for each connection, which sleeps while others read for it.
+
+    Args:
+        name: begins the names of the threads.
+        bell: of the server or client whose connections these are.
+        shares: whether connections with callbacks are parked, too, as those that are polled are (see leader.py).
+    """
+
+    def __init__(self, name: str, bell: Bell, *, shares: bool) -> None:
+        super().__init__(name, bell)
+        self._shares = shares
+
+    def attach(self, connection: Connection, label: str, work: Callable[[], object] | None = None) -> Life:
+        """See :meth:`Engine.attach`."""
+        life = Life(connection, work, FIRST_STEPS)
+        name = f"{self._name}-{label}"
+        connection.thread = threading.Thread(target=self._run, args=(life,), name=name, daemon=True)
+        return life
+
+    def _begin(self, life: Life) -> None:
+        thread = life.connection.thread
+        assert isinstance(thread, threading.Thread)  # attach() made it
+        thread.start()
+
+    def _run(self, life: Life) -> None:
+        mark_own_thread()
+        self._serve(life)
+
+    def _rest(self, life: Life) -> bool:
+        life.since = time.monotonic()
+        life.is_out(self._lot.park(life.connection))
+        return False
+
+    def _parks(self) -> bool:
+        # With callbacks, a single client is served best by its own thread.
+        return self._lot.polled or (self._shares and len(self._live) > 1)
 
 
 def is_nested() -> bool:
@@ -267,7 +338,7 @@ def is_nested() -> bool:
     return False
 
 
-def join(threads: Iterable[threading.Thread], deadline: Deadline) -> list[str]:
+def join(threads: Iterable[ThreadLike], deadline: Deadline) -> list[str]:
     """Wait for threads, other than the calling one, until the deadline. Returns the names of those that go on."""
     others = [thread for thread in threads if thread is not threading.current_thread()]
     for thread in others:

@@ -1,31 +1,32 @@
 """One thread reads for many clients, as long as that delays nobody.
 
-Each client has a thread. But threads that take turns cost more than what they do: with sixteen busy clients the
-interpreter lock is passed on at every system call, and a message that is stored for a poller costs a hop from one
-thread to another. So a connection whose items are dealt with quickly is *parked*: its thread sleeps, and one selector
-watches the sockets of all that are parked. Whoever holds the *lead* waits for the selector and steps what it reports:
+Threads that take turns cost more than what they do: with sixteen busy clients the interpreter lock is passed on at
+every system call, and a message that is stored for a poller costs a hop from one thread to another. So connections
+are *parked*: one selector watches the sockets of all that are. Whoever holds the *lead* waits for the selector and
+steps what it reports:
 
 * where the program polls, a thread that found nothing to fetch and would only wait (``Flag.idle``, ``await_event``,
   ``recv()``, all through ``Bell.leader``); so there is no hop at all;
-* where it has callbacks, a *worker*.
+* where it has callbacks, a *worker*, one of the crew (crew.py).
 
-One of the parked threads is the *stand-by*. It runs no code of the program's, and looks every :data:`AWAY` seconds
-whether things go on. If nobody led in that time (a program that polls is busy, or looks once per frame), it leads
-itself, until a poller asks for the lead. If the leader has been at the same callback all that time, another worker
-gets the lead, and the slow one leaves when it returns. While nothing happens the stand-by sleeps, too: the leader
-rouses it.
+A *stand-by*, which runs no code of the program's, looks every :data:`AWAY` seconds whether things go on. If nobody led
+in that time (a program that polls is busy, or looks once per frame), it leads itself, until a poller asks for the
+lead. If the leader has been at the same callback all that time, another worker gets the lead, and the slow one leaves
+when it returns. While nothing happens the stand-by sleeps, too: the leader rouses it.
 
-A connection gets *out*, that is, its own thread goes on with it, when its callback took longer than :data:`SLOW`
-twice in short succession (it stays out for a while: see ThreadEngine), when it ended, and when the lot is closed. Once
+A connection gets *out*, that is, a thread of its own goes on with it, when its callback took longer than :data:`SLOW`
+twice in short succession (it stays out for a while: see engine.py), when it ended, and when the lot is closed. Once
 is no proof: where more threads want to run than there are cores, the system interrupts any of them for milliseconds,
 and each client that is out makes that worse for the others. So a client's callbacks run one at a time and in order, in
 its own thread if they are slow, in a shared one if not, and slow ones delay others twice, by some milliseconds at most.
 
-What keeps that true: nobody steps a connection without its *claim*, a lock that is only ever tried. The lead is no
-lock, since it has to be taken from a thread that is stuck; for an instant two threads may believe that they lead, and
-then the claims keep them apart. A leader that finds a connection claimed *mutes* its socket and then tries once more;
-who holds the claim lets go of it and then looks whether it was muted; so one of them unmutes it again.
-``evict`` goes by the same rule.
+What keeps that true: only who leads steps a connection, and the lead can be taken from a thread that is stuck. Who
+leads first says whom it *serves* and then looks whether it still leads. Who takes the lead does so first and then
+looks whom the former leader serves: that connection is *held* by the former leader, and left alone, until it leaves.
+So at least one of them sees the other. That costs a message no lock.
+
+A leader that finds a connection held *mutes* its socket, since the selector would report it again and again; who held
+it unmutes it.
 
 Only where the system has epoll and eventfd. Elsewhere nothing is parked.
 """
@@ -40,7 +41,9 @@ import time
 from collections.abc import Callable
 
 from .connection import Connection, Step
-from .mailbox import LONGEST_WAIT, Bell, is_mine, mark_own_thread
+from .crew import Crew
+from .mailbox import LONGEST_WAIT, Bell
+from .transport import Stream
 
 AVAILABLE = hasattr(select, "epoll") and hasattr(os, "eventfd")
 
@@ -48,112 +51,149 @@ AWAY = 0.005
 """Seconds without progress after which the stand-by does something about it."""
 SLOW = 0.0005
 """Seconds: a callback that takes longer twice in short succession runs in its client's own thread from then on."""
+QUICK = 0.00005
+"""Seconds that a callback takes at most, on average, so that nobody looks for a slow one among them."""
 CONTENTION = 4
 """How many times as long as reading a callback has to take to be slow. Reading does not wait; if it takes long all the
 same, other threads keep the interpreter busy, and a callback that sends takes long for the same reason."""
 PATIENCE = 8
 """Quick callbacks that make up for a slow one. Any may seem slow once, when the system gave the core to others."""
-SPARE = 1.0
-"""Seconds that a worker without a lead waits for another one."""
+SEARCH = 64
+"""Looks at the selector after which the search for a slow callback ends."""
 
 _MORE = Step.MORE  # looked up once
 _BATCH = 256  # connections that one look at the selector reports at most
+_now = time.perf_counter
 
 if AVAILABLE:
     _IN, _LOOK = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
     _SOMETHING = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 
 
-class _Parked:
-    """A connection whose thread sleeps here. The connection knows it as its ``waker``."""
+class Sleeper:
+    """Whoever may be the stand-by."""
 
-    __slots__ = ("claim", "connection", "evict", "fd", "gate", "lot", "muted", "outcome", "tried")
+    __slots__ = ("gate", "outcome")
 
-    def __init__(self, lot: ParkingLot, connection: Connection) -> None:
+    def __init__(self) -> None:
+        self.outcome: Step | None = None  # why it has something else to do now
+        self.gate = threading.Lock()  # what it sleeps on
+        self.gate.acquire()
+
+    def rouse(self) -> None:
+        """Wake it."""
+        with contextlib.suppress(RuntimeError):  # it was roused already
+            self.gate.release()
+
+
+class Parked(Sleeper):
+    """A connection that others read for. The connection knows it as its ``waker``.
+
+    Args:
+        lot: where it is parked.
+        connection: the connection.
+        out: called with the outcome when it is out; by default its thread, which sleeps in :meth:`ParkingLot.park`,
+            is roused.
+    """
+
+    __slots__ = ("_out", "connection", "evict", "fd", "held", "lot", "muted", "odd", "sleeps", "step", "tried")
+
+    def __init__(self, lot: ParkingLot, connection: Connection, out: Callable[[Step], object] | None = None) -> None:
+        super().__init__()
         self.lot = lot
         self.connection = connection
+        self.step = connection.step if type(connection.stream) is Stream else self._step_all
         self.fd = connection.stream.socket.fileno()
-        self.claim = threading.RLock()  # who steps the connection; only tried, never waited for
-        self.muted = False  # the selector does not know its socket while somebody holds the claim for long
-        self.evict = False  # let it out as soon as possible
-        self.outcome: Step | None = None  # why it is out
+        self.held = False  # who lost the lead is in the middle of its step
+        self.muted = False  # the selector does not know its socket
+        self.evict = False  # let it out when it is not held any more
+        self.odd = False  # any of these
         self.tried = 0  # how much of the PATIENCE with it is used up
-        self.gate = threading.Lock()  # what its thread sleeps on
-        self.gate.acquire()
+        self.sleeps = out is None  # its thread does; it may be the stand-by
+        self._out = out
 
     def wake(self) -> None:
         """There is room for its data again, or it is closing: have it looked at."""
         self.lot.listen_to(self, _LOOK)
 
+    def _step_all(self) -> Step:
+        # For a stream that may hold more than its socket shows.
+        while (step := self.connection.step()) is _MORE and self.connection.stream.buffered:
+            pass
+        return step
+
+    def leave(self) -> None:
+        """It is out."""
+        out, self._out = self._out, None
+        if out is None:
+            self.rouse()
+        else:
+            out(self.outcome or Step.MORE)
+
     def is_slow(self, reading: float, calling: float) -> bool:
         """Told how many seconds reading, and the callback, took in each step: whether it has to go on in its own
         thread."""
         if calling > SLOW and calling > CONTENTION * reading:
-            self.tried += PATIENCE
-            return self.tried > PATIENCE
+            return self.tries_patience()
         if self.tried:
             self.tried -= 1
         return False
 
-    def rouse(self) -> None:
-        """Wake its thread."""
-        with contextlib.suppress(RuntimeError):  # it was roused already
-            self.gate.release()
+    def tries_patience(self) -> bool:
+        """Told that its callback was slow: whether it has to go on in its own thread."""
+        self.tried += PATIENCE
+        return self.tried > PATIENCE
 
 
-class _Term:
+class Term:
     """One time of leading. ``outsider``: by a thread of the program's. ``works``: by a worker; nobody else may run
     callbacks."""
 
-    __slots__ = ("outsider", "serving", "works")
+    __slots__ = ("holds", "outsider", "serving", "waits", "works")
 
-    def __init__(self, *, outsider: bool = False, works: bool = False) -> None:
+    def __init__(self, outsider: bool = False, works: bool = False) -> None:
         self.outsider = outsider
         self.works = works
-        self.serving: _Parked | None = None  # whom it claims, or just tries to
+        self.waits = False  # in the selector
+        self.serving: Parked | None = None  # whom it steps, or is about to
+        self.holds: Parked | None = None  # whom it stepped when it lost the lead
 
 
 class ParkingLot:
     """The parked connections of one server or client, and the lead.
 
     Args:
-        name: begins the names of the workers.
         bell: of that server or client.
+        crew: gives workers.
     """
 
-    def __init__(self, name: str, bell: Bell) -> None:
+    def __init__(self, bell: Bell, crew: Crew) -> None:
         self.polled = True
         """Whether items go to the mailbox and nowhere else, so that any thread may lead."""
-        self.waiting = False  # the leader waits in the selector, and has to be woken
-        self._name = name
+        self.waiting = False  # a poller that leads waits in the selector, and has to be woken
         self._bell = bell
+        self._crew = crew
         self._lock = threading.RLock()  # protects who is parked, leads, stands by; never held across I/O or user code
         self._open = False
         self._closed = False
-        self._parked: dict[int, _Parked] = {}  # by descriptor
-        self._pending: list[tuple[int, int]] = []  # reported by the selector, not served yet
-        self._leader: _Term | None = None
-        self._waiters: set[_Term] = set()  # who is in the selector; for an instant that may be two
+        self._parked: dict[int, Parked] = {}  # by descriptor
+        self._leader: Term | None = None
+        self._terms = 0  # how many have not ended; all but the leader's are of those that lost the lead
         self._asked = False  # a poller wants the lead
         self._progress = 0  # rises with all that a leader does
-        self._stand_by: _Parked | None = None
+        self._stand_by: Sleeper | None = None
+        self._watcher = Sleeper()  # the stand-by who is not parked, if there is one
         self._dozing = False  # the stand-by sleeps until it is roused
-        self._workers: set[threading.Thread] = set()
-        self._vacancies = threading.Condition(self._lock)  # workers without a lead wait here
-        self._vacant: _Term | None = None  # a lead that waits for a worker
-        self._spare = 0  # how many workers wait
+        self._search = 0  # how many looks at the selector the callbacks are still timed for, one by one
 
     # -------------------------------------------------------------------------------------------------- parking
 
     def park(self, connection: Connection) -> Step:
         """Called by a connection's thread: sleep while others read. Returns why the thread has to go on itself: the
         outcome of a step, or MORE to read."""
-        parked = _Parked(self, connection)
-        with self._lock:
-            if not self._enter(parked):
-                return Step.MORE
-        if connection.closing:
-            parked.wake()
+        parked = Parked(self, connection)
+        if not self.admit(parked):
+            return Step.MORE
         while parked.outcome is None:
             if self._stand_by is parked:
                 self._watch(parked)
@@ -162,18 +202,32 @@ class ParkingLot:
         connection.share(False)
         return parked.outcome
 
-    def _enter(self, parked: _Parked) -> bool:
-        if not parked.connection.stream.parkable or (not self._open and not self._set_up()):
+    def admit(self, parked: Parked) -> bool:
+        """Park a connection, and return whether it is; its thread must not read it any more."""
+        with self._lock:
+            if not self._enter(parked):
+                return False
+        if parked.connection.closing or parked.connection.stream.buffered:
+            parked.wake()
+        return True
+
+    def _enter(self, parked: Parked) -> bool:
+        if not self._open and not self._set_up():
             return False
-        if parked.fd < 0 or parked.fd in self._parked or parked.connection.stream.has_timeout():
+        if self._stand_by is None and not parked.sleeps:
+            return False
+        if self._closed or parked.fd < 0 or parked.fd in self._parked or parked.connection.stream.has_timeout():
             return False  # the program closed the descriptor, this one or another of that number, or set a timeout
-        try:
-            self._epoll.register(parked.fd, _IN)
-        except OSError:  # the system watches no more
-            return False
         parked.connection.share(True)
         parked.connection.waker = parked
         self._parked[parked.fd] = parked
+        try:
+            self._epoll.register(parked.fd, _IN)
+        except OSError:  # the system watches no more
+            del self._parked[parked.fd]
+            parked.connection.waker = None
+            parked.connection.share(False)
+            return False
         if self._stand_by is None:
             self._stand_by = parked
         return True
@@ -191,35 +245,25 @@ class ParkingLot:
         self._bell.leader = self
         return True
 
-    def _let_out(self, parked: _Parked, outcome: Step) -> None:
-        # With its claim, which nobody gets any more.
-        if parked.outcome is not None:  # in a signal handler, just before
-            return
-        with self._lock:
-            if self._parked.get(parked.fd) is parked:
-                del self._parked[parked.fd]
-                with contextlib.suppress(OSError, ValueError):  # the program closed the descriptor
-                    self._epoll.unregister(parked.fd)
-            parked.connection.waker = None
-            stood_by = self._stand_by is parked
+    def _let_out(self, parked: Parked, outcome: Step) -> None:
+        # By who serves or holds it, or where nobody does.
+        if parked.outcome is None:  # else in a signal handler, just before
+            with self._lock:
+                if self._parked.get(parked.fd) is parked:
+                    del self._parked[parked.fd]
+                    with contextlib.suppress(OSError, ValueError):  # the program closed the descriptor
+                        self._epoll.unregister(parked.fd)
+                parked.connection.waker = None
+                stood_by = self._stand_by is parked
+                if stood_by:
+                    self._stand_by = next(iter(self._parked.values()), None)
+                    self._rouse_stand_by()
+            parked.outcome = outcome
             if stood_by:
-                self._dozing = False
-                self._stand_by = next(iter(self._parked.values()), None)
-            if self._stand_by is not None:
-                self._stand_by.rouse()
-        parked.outcome = outcome
-        parked.rouse()
-        if stood_by:
-            self.wake()  # it may be the one that leads
+                self.wake()  # it may be the one that leads
+        parked.leave()
 
-    def evict(self, parked: _Parked) -> None:
-        """Let a connection out, at once or as soon as it is not being stepped any more."""
-        parked.evict = True
-        # Who has the claim already is in the middle of a step, below on this very stack, and sees to it afterwards.
-        if not is_mine(parked.claim) and parked.claim.acquire(blocking=False):
-            self._let_out(parked, Step.MORE)
-
-    def listen_to(self, parked: _Parked, events: int) -> None:
+    def listen_to(self, parked: Parked, events: int) -> None:
         """Have the selector report these events of a connection, unless it is muted."""
         with self._lock, contextlib.suppress(OSError, ValueError):
             if self._parked.get(parked.fd) is parked and not parked.muted:
@@ -231,33 +275,79 @@ class ParkingLot:
             self._closed = True
             if self._bell.leader is self:  # else the next engine's took its place
                 self._bell.leader = None
-            parked = list(self._parked.values())
-            self._vacancies.notify_all()
-        for each in parked:
-            self.evict(each)
+            self._take_lead(None)
+            everybody = list(self._parked.values())
+            for each in everybody:
+                each.evict = each.odd = True
+        for each in everybody:
+            if not each.held:  # else who holds it sees to it
+                self._let_out(each, Step.MORE)
+        self._watcher.outcome = Step.DONE
+        self._watcher.rouse()
         self.wake()
         self._tidy()
-
-    def workers(self) -> list[threading.Thread]:
-        """The worker threads."""
-        with self._lock:
-            return list(self._workers)
 
     def _tidy(self) -> None:
         # The last one out closes the selector; nobody may be waiting in it then.
         with self._lock:
-            if self._open and self._closed and not (self._leader or self._parked or self._waiters):
+            if self._open and self._closed and not (self._terms or self._parked):
                 self._open = False
                 self._epoll.close()
                 os.close(self._event)
 
-    # -------------------------------------------------------------------------------------------------- leading
+    # -------------------------------------------------------------------------------------------------- the lead
 
     def wake(self) -> None:
-        """End the leader's waiting."""
+        """End the leader's waiting; it will be no waiting if it has not begun yet."""
         with self._lock, contextlib.suppress(OSError):
             if self._open:
                 os.eventfd_write(self._event, 1)
+
+    def set_polled(self, polled: bool) -> None:
+        """Whether items go to the mailbox and nowhere else from now on."""
+        with self._lock:
+            self.polled = polled
+            if not polled and self._leader is not None and not self._leader.works:
+                self._take_lead(None)  # who may not run callbacks
+                self._rouse_stand_by()
+        self.wake()
+
+    def _take_lead(self, term: Term | None) -> None:
+        # Under the lock. From whoever has it; what that one is in the middle of stays its own until it leaves.
+        former, self._leader = self._leader, term
+        self._asked = self.waiting = False
+        if term is not None:
+            self._terms += 1
+        if former is not None and (busy := former.serving) is not None:
+            former.holds = busy
+            busy.held = busy.odd = True
+
+    def _leave(self, term: Term) -> None:
+        with self._lock:
+            self._terms -= 1
+            held = term.holds
+            if self._leader is term:
+                self._leader = None
+                self.waiting = False
+                held = term.serving  # nobody, but where a signal handler raised
+            goes_out = held is not None and not self._let_go(held, interrupted=term.serving is held)
+        if held is not None and goes_out:
+            self._let_out(held, Step.MORE)
+        if self._dozing:
+            self._rouse_stand_by()
+        if self._closed:
+            self._tidy()
+
+    def _let_go(self, held: Parked, *, interrupted: bool) -> bool:
+        # Under the lock, by who held it. Gives whether it stays.
+        if held.evict or interrupted or held.outcome is not None:
+            return False
+        held.held = held.odd = False
+        if held.muted and self._parked.get(held.fd) is held:
+            held.muted = False
+            with contextlib.suppress(OSError, ValueError):
+                self._epoll.register(held.fd, _LOOK if held.connection.closing else _IN)
+        return True
 
     def lead(self, timeout: float, ready: Callable[[], bool]) -> bool:
         """Called by a thread that would only wait: read meanwhile, until something came or it is ``ready``.
@@ -273,36 +363,31 @@ class ParkingLot:
             return False
         if not 0 <= timeout < LONGEST_WAIT:
             timeout = LONGEST_WAIT
-        term = _Term(outsider=True)
-        with self._lock:
-            if self._leader is not None or not self._open or self._closed:
-                self._ask()
-                return False
-            self._leader = term
-            self._asked = False
-            self._progress += 1
-            if not self._pending:  # it begins to wait, see _begin_to_wait()
-                self._waiters.add(term)
-                self.waiting = True
+        term = None
         try:
-            if self._pending or self._wait(term, timeout, ready):
-                self._serve(term)
+            with self._lock:
+                if self._leader is not None or not self._open or self._closed or not self.polled:
+                    self._ask()
+                    return False
+                self._terms += 1
+                self._leader = term = Term(True)
+                self._asked = False
+                self._progress += 1
+                # Whoever changes a flag from now on wakes us; so the flags are looked at after this.
+                self.waiting = term.waits = True
+            if not ready():
+                events = self._epoll.poll(timeout, _BATCH)
+                if self._leader is term:
+                    self.waiting = False
+                term.waits = False
+                if events:
+                    if self._dozing:
+                        self._rouse_stand_by()
+                    self._serve(term, events)
         finally:
-            if term.serving is not None:
-                self._recover(term.serving)
-            self._leave(term)
+            if term is not None:
+                self._leave(term)
         return True
-
-    def _recover(self, parked: _Parked) -> None:
-        # A signal handler may raise between any two lines of a thread of the program's, Ctrl-C above all. Then the
-        # connection that was being served goes on in its own thread.
-        if parked.outcome is not None:
-            parked.rouse()
-        elif is_mine(parked.claim):
-            parked.claim.release()
-            self.evict(parked)
-        elif parked.claim.acquire(blocking=False):
-            self._unclaim(parked)  # it may have been muted just before
 
     def _ask(self) -> None:
         leader = self._leader
@@ -310,65 +395,71 @@ class ParkingLot:
             self._asked = True
             self.wake()
 
-    def _leave(self, term: _Term) -> None:
-        with self._lock:
-            self._waiters.discard(term)
-            if self._leader is term:
-                self._leader = None
-                self.waiting = False
-        if self._dozing:
-            self._rouse_stand_by()
-        if self._closed:
-            self._tidy()
-
-    def _turn(self, term: _Term) -> None:
-        # For workers and the stand-by: wait as long as nobody asks for the lead, and serve what is reported.
-        if self._pending or (self._begin_to_wait(term) and self._wait(term, -1, self._is_asked)):
-            self._serve(term)
-
-    def _begin_to_wait(self, term: _Term) -> bool:
-        # Whoever changes a flag from now on wakes us; so the flags are looked at after this. Who lost the lead
-        # meanwhile must not say that anybody waits.
-        with self._lock:
-            if self._leader is not term:
-                return False
-            self._waiters.add(term)
-            self.waiting = True
-            return True
-
-    def _wait(self, term: _Term, timeout: float, ready: Callable[[], bool]) -> bool:
-        # Wait for the selector, once. Gives whether to serve what it reported.
+    def _go_on(self, term: Term, while_: Callable[[], bool]) -> None:
+        # For workers and the stand-by: lead as long as nobody asks for it.
         try:
-            if ready() or self._closed:
-                return False
-            self._pending = self._epoll.poll(timeout, _BATCH)
+            while self._may_go_on(term) and while_():
+                term.waits = True
+                events = self._epoll.poll(-1, _BATCH)
+                term.waits = False
+                self._progress += 1
+                if self._dozing:
+                    self._rouse_stand_by()
+                if term.works:
+                    self._serve_callbacks(term, events)
+                else:
+                    self._serve(term, events)
         finally:
-            if self._leader is term:  # nobody takes the lead from who waits, so this needs no lock
-                self.waiting = False
-            self._waiters.discard(term)
-        self._progress += 1
-        if self._dozing:
-            self._rouse_stand_by()
-        return True
+            self._leave(term)
 
-    def _serve(self, term: _Term) -> None:
-        pending = self._pending
-        while pending and self._leader is term and (self.polled or term.works):
-            try:
-                fd, event = pending.pop()
-            except IndexError:  # another thread got the lead, and the last one, in this moment
-                return
-            self._progress += 1
-            parked = self._parked.get(fd)
+    def _may_go_on(self, term: Term) -> bool:
+        # Whoever changes any of this wakes the selector, and it stays awake until somebody waited in it.
+        attended = self._stand_by is not None
+        return self._leader is term and attended and not self._closed and not (self._asked and self.polled)
+
+    # -------------------------------------------------------------------------------------------------- serving
+
+    def _serve(self, term: Term, events: list[tuple[int, int]]) -> None:
+        parked_at = self._parked
+        for fd, event in events:
+            parked = parked_at.get(fd)
             if parked is None:
                 self._not_parked(fd)
                 continue
             term.serving = parked
-            if parked.claim.acquire(blocking=False):
-                self._step(parked, event)
-            else:
-                self._mute(parked)
-            term.serving = None
+            if self._leader is not term:  # it lost the lead; what it leaves is reported to the next
+                break
+            self._progress += 1
+            if event != _IN or parked.odd:
+                self._serve_odd(parked, event)
+            elif (step := parked.step()) is not _MORE:
+                self._stepped(parked, step)
+        term.serving = None
+
+    def _serve_callbacks(self, term: Term, events: list[tuple[int, int]]) -> None:
+        # To time each callback costs too much. If all together took long there may be a slow one among them, and the
+        # next ones are timed. Who lost the lead while it served has been slow, without a doubt.
+        if self._search:
+            self._search -= 1
+            for event in events:
+                self._serve_timed(term, event)
+        else:
+            began = _now()
+            self._serve(term, events)
+            if _now() - began > SLOW + QUICK * len(events):
+                self._search = SEARCH
+        held = term.holds
+        if held is not None and held.outcome is None and held.tries_patience():
+            self._let_out(held, _MORE)
+
+    def _serve_timed(self, term: Term, event: tuple[int, int]) -> None:
+        parked = self._parked.get(event[0])
+        began = _now()
+        self._serve(term, [event])
+        if parked is not None and self._leader is term and parked.outcome is None and not parked.odd:
+            between = parked.connection.read_at
+            if between > began and parked.is_slow(between - began, _now() - between):
+                self._let_out(parked, _MORE)
 
     def _not_parked(self, fd: int) -> None:
         with self._lock, contextlib.suppress(OSError, ValueError):
@@ -378,81 +469,70 @@ class ParkingLot:
             elif fd not in self._parked:
                 self._epoll.unregister(fd)
 
-    def _mute(self, parked: _Parked) -> None:
-        # The selector reports a hang-up whether one wants to hear of it or not, so it has to forget the socket.
-        with self._lock, contextlib.suppress(OSError, ValueError):
-            if self._parked.get(parked.fd) is parked and not parked.muted:
-                parked.muted = True
-                self._epoll.unregister(parked.fd)
-        if parked.claim.acquire(blocking=False):
-            self._unclaim(parked)
-
-    def _unmute(self, parked: _Parked) -> None:
-        with self._lock, contextlib.suppress(OSError, ValueError):
-            if parked.muted and self._parked.get(parked.fd) is parked:
-                parked.muted = False
-                self._epoll.register(parked.fd, _LOOK if parked.connection.closing else _IN)
-
-    def _step(self, parked: _Parked, event: int) -> None:
-        # With the claim.
+    def _serve_odd(self, parked: Parked, event: int) -> None:
+        if parked.odd:
+            self._mute(parked)
+            return
         connection = parked.connection
         if not event & _SOMETHING:  # wake() made this one be reported
             self.listen_to(parked, _IN)
-            if not connection.closing:
-                self._unclaim(parked)
+            if not connection.closing and not connection.stream.buffered:
                 return
-        began = 0.0 if self.polled else time.perf_counter()
-        step = connection.step()
-        if step is _MORE:
-            if began:
-                between = connection.read_at
-                if parked.is_slow(between - began, time.perf_counter() - between):
-                    self._let_out(parked, step)
-                    return
-        elif step is Step.PAUSED:
+        step = parked.step()
+        if step is not _MORE:
+            self._stepped(parked, step)
+
+    def _mute(self, parked: Parked) -> None:
+        # The selector reports a hang-up whether one wants to hear of it or not, so it has to forget the socket.
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            if parked.held and not parked.muted and self._parked.get(parked.fd) is parked:
+                parked.muted = True
+                self._epoll.unregister(parked.fd)
+
+    def _stepped(self, parked: Parked, step: Step) -> None:
+        if step is Step.PAUSED:
             self.listen_to(parked, 0)  # a hang-up is reported all the same
-            if connection.closing or not connection.mailbox.is_paused(connection):
+            if parked.connection.closing or not parked.connection.mailbox.is_paused(parked.connection):
                 self.listen_to(parked, _LOOK)  # it was woken before it was told to listen to nothing
         elif step is not Step.NOTHING:
             self._let_out(parked, step)
-            return
-        parked.claim.release()
-        if parked.muted or parked.evict:
-            self._unclaimed(parked)
-
-    def _unclaim(self, parked: _Parked) -> None:
-        parked.claim.release()
-        self._unclaimed(parked)
-
-    def _unclaimed(self, parked: _Parked) -> None:
-        # Whoever let go of a claim sees to what others left to it.
-        if parked.muted:
-            self._unmute(parked)
-        if parked.evict and parked.claim.acquire(blocking=False):
-            self._let_out(parked, Step.MORE)
 
     # ---------------------------------------------------------------------------------------------- the stand-by
 
-    def _watch(self, parked: _Parked) -> None:
+    def open(self) -> bool:
+        """Begin, before anybody is parked, with a stand-by who is not. Returns whether that is possible; then somebody
+        has to call :meth:`stand_by`."""
+        with self._lock:
+            if self._open or not self._set_up():
+                return False
+            self._stand_by = self._watcher
+            return True
+
+    def stand_by(self) -> None:
+        """Be the stand-by until the lot is closed."""
+        self._watch(self._watcher)
+
+    def _watch(self, sleeper: Sleeper) -> None:
         seen = self._progress if self._leader is None else -1
-        while parked.outcome is None and self._stand_by is parked:
+        while sleeper.outcome is None and self._stand_by is sleeper:
+            leader = self._leader
             if self._progress != seen:
                 seen = self._progress
-                parked.gate.acquire(timeout=AWAY)
-            elif self.waiting:
-                self._doze(parked, seen)
+                sleeper.gate.acquire(timeout=AWAY)
+            elif leader is not None and leader.waits:
+                self._doze(sleeper, leader)
             elif self.polled:
-                self._lead_meanwhile(parked)
+                self._lead_meanwhile(sleeper)
             else:
                 self._employ()
 
-    def _doze(self, parked: _Parked, seen: int) -> None:
+    def _doze(self, sleeper: Sleeper, leader: Term) -> None:
         # A leader ends its waiting and then looks at _dozing; so here it is the other way round.
         self._dozing = True
-        if self.waiting and self._progress == seen and parked.outcome is None:
-            parked.gate.acquire()
+        if leader.waits and self._leader is leader and sleeper.outcome is None:
+            sleeper.gate.acquire()
         with self._lock:
-            if self._stand_by is parked:  # else the next one dozes, perhaps
+            if self._stand_by is sleeper:  # else the next one dozes, perhaps
                 self._dozing = False
 
     def _rouse_stand_by(self) -> None:
@@ -461,70 +541,35 @@ class ParkingLot:
             if self._stand_by is not None:
                 self._stand_by.rouse()
 
-    def _lead_meanwhile(self, parked: _Parked) -> None:
-        term = _Term()
+    def _appoint(self, *, works: bool) -> Term | None:
+        # A new leader, unless things go on.
         with self._lock:
-            if self.waiting:  # it went on in this moment
-                return
-            self._leader = term  # from whoever had it: nothing went on for a while
-            self._asked = False
-        try:
-            while parked.outcome is None and self.polled and self._may_go_on(term):
-                self._turn(term)
-        finally:
-            self._leave(term)
+            if self._closed or (self._leader is not None and self._leader.waits):
+                return None
+            term = Term(False, works)
+            self._take_lead(term)
+            self._progress += 1
+            return term
+
+    def _lead_meanwhile(self, sleeper: Sleeper) -> None:
+        term = self._appoint(works=False)
+        if term is None:
+            return
+        self._go_on(term, lambda: sleeper.outcome is None and self.polled)
         self._progress += 1  # look on for a while before leading again
         self._bell.ring()  # whoever asked: now it is free
 
-    def _is_asked(self) -> bool:
-        return self._asked
-
-    def _may_go_on(self, term: _Term) -> bool:
-        return self._leader is term and bool(self._parked) and not self._closed and not (self._asked and self.polled)
-
-    # --------------------------------------------------------------------------------------------------- workers
-
     def _employ(self) -> None:
         # The leader is stuck in a callback, or there is none: give the lead to a worker.
-        with self._lock:
-            if self._closed or self.waiting:
-                return
-            term = self._leader = self._vacant = _Term(works=True)
-            self._asked = False
-            self._progress += 1
-            if self._spare:
-                self._vacancies.notify()
-                return
-            number = len(self._workers) + 1
-            worker = threading.Thread(target=self._work, name=f"{self._name}-worker-{number}", daemon=True)
-            self._workers.add(worker)
+        term = self._appoint(works=True)
+        if term is None:
+            return
         try:
-            worker.start()
+            self._crew.run(lambda: self._work(term), at_once=True)
         except RuntimeError:  # no more threads: the next look will tell
-            with self._lock:
-                self._workers.discard(worker)
-                self._leader = self._vacant = None if self._leader is term else self._leader
+            self._leave(term)
 
-    def _work(self) -> None:
-        mark_own_thread()
-        try:
-            while (term := self._next_term()) is not None:
-                try:
-                    while self._may_go_on(term):
-                        self._turn(term)
-                finally:
-                    self._leave(term)
-                if self.polled:
-                    self._bell.ring()  # whoever asked for the lead: now it is free
-        finally:
-            with self._lock:
-                self._workers.discard(threading.current_thread())
-
-    def _next_term(self) -> _Term | None:
-        with self._lock:
-            if self._vacant is None and not self._closed:
-                self._spare += 1
-                self._vacancies.wait(SPARE)
-                self._spare -= 1
-            term, self._vacant = self._vacant, None
-            return term
+    def _work(self, term: Term) -> None:
+        self._go_on(term, lambda: True)
+        if self.polled:
+            self._bell.ring()  # whoever asked for the lead: now it is free

@@ -15,7 +15,7 @@ from .dispatch import Callback
 from .errors import SetupError
 from .events import ReceivedBytes
 from .protocol import ProtocolFactory, RawProtocol
-from .server import ContextMaker, TCPServer
+from .server import ContextMaker, EngineName, TCPServer
 from .timing import Reconnect
 from .tls import HANDSHAKE_TIMEOUT, Path, client_context, server_context
 
@@ -43,6 +43,7 @@ class SecureServer(TCPServer):
         protocol: ProtocolFactory = RawProtocol,
         ssl_context: SSLContext | ContextMaker | None = None,
         handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
+        engine: EngineName = "threads",
         workers: int | None = None,
         certfile: Path | None = None,
         keyfile: Path | None = None,
@@ -81,6 +82,7 @@ class SecureServer(TCPServer):
             protocol=protocol,
             ssl_context=ssl_context,
             handshake_timeout=handshake_timeout,
+            engine=engine,
             workers=workers,
         )
 

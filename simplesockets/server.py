@@ -13,15 +13,15 @@ from socket import AF_INET, SOCK_STREAM
 from socket import socket as Socket
 from ssl import SSLContext
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 from typing_extensions import Self
 
 from . import files, tls, transport
-from .connection import Connection
+from .connection import Connection, ThreadLike
 from .dispatch import Callback, Dispatch, Journal, ServerDispatch, log
 from .endpoint import Endpoint, EndpointEvents
-from .engine import Acceptor, ThreadEngine, is_nested, join
+from .engine import Acceptor, Engine, ThreadEngine, is_nested, join
 from .errors import LifecycleError, SetupError, UnknownClient
 from .events import (
     Address,
@@ -36,6 +36,7 @@ from .events import (
     to_bytes,
 )
 from .mailbox import Bell, Flag, Mailbox, is_mine
+from .pool import PoolEngine
 from .protocol import Protocol, ProtocolFactory, RawProtocol
 from .timing import Deadline
 from .tls import HANDSHAKE_TIMEOUT, TLSStream
@@ -92,8 +93,8 @@ class Server_Client:
         self._connection = connection or Connection(Stream(socket), RawProtocol(), Mailbox(Bell()), recv_buffer)
 
     @property
-    def thread(self) -> threading.Thread | None:
-        """The thread that serves this client."""
+    def thread(self) -> ThreadLike | None:
+        """The thread that serves this client; with the pool engine, what answers for one."""
         return self._connection.thread or self._thread
 
     @property
@@ -265,6 +266,9 @@ class Server_Client:
             connection.close()
 
 
+EngineName = Literal["threads", "pool"]
+ENGINES: dict[str, Callable[[str, Bell], Engine]] = {"threads": partial(ThreadEngine, shares=True), "pool": PoolEngine}
+
 Target = Server_Client | ClientAddress | Socket | Address
 """How a client is named: the object or socket that callbacks and received items carry, or its address."""
 
@@ -357,6 +361,7 @@ class TCPServer(Endpoint[ServerDispatch]):
         protocol: ProtocolFactory = RawProtocol,
         ssl_context: SSLContext | ContextMaker | None = None,
         handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
+        engine: EngineName = "threads",
         workers: int | None = None,
     ) -> None:
         """Bind and listen. Clients can connect from now on; they are served after :meth:`start`.
@@ -379,6 +384,9 @@ class TCPServer(Endpoint[ServerDispatch]):
                 certificate (``load_cert_chain``), or a function that makes one. Each client's handshake happens in its
                 own thread, before ``on_connect``; one that fails is recorded, and nothing else happens.
             handshake_timeout: seconds that it may take; None is without limit.
+            engine: ``"threads"`` gives each client a thread; ``"pool"`` gives one only to those whose callbacks are
+                slow, so that idle clients cost none. In both, the callbacks of one client run in order and one at a
+                time, and a slow one delays no other client. See docs/performance.md.
             workers: serve with so many processes, to use as many cores; None serves in this one. For callbacks at the
                 top level of a module. The main file needs ``if __name__ == "__main__":``; the guide says more.
 
@@ -396,6 +404,7 @@ class TCPServer(Endpoint[ServerDispatch]):
         context = ssl_context() if callable(ssl_context) else ssl_context
         tls.check_context(context, server=True)
         tls.check_timeout("handshake_timeout", handshake_timeout)
+        make_engine = _engine_maker(engine)
         hosts = _hosts(ip)
         with self._lock:
             if self._listeners or self._in_setup:
@@ -411,6 +420,7 @@ class TCPServer(Endpoint[ServerDispatch]):
                     protocol=protocol,
                     ssl_context=ssl_context,
                     handshake_timeout=handshake_timeout,
+                    engine=engine,
                 )
             with self._lock:
                 unbound, self._unbound = self._unbound, None
@@ -431,7 +441,7 @@ class TCPServer(Endpoint[ServerDispatch]):
                 self._run = self._killed = self._closed = False
                 name = f"simplesockets-server-{self._addresses[0][1]}"
                 if workers is None:
-                    self._engine = ThreadEngine(name, self._bell, shares=True)
+                    self._engine = make_engine(name, self._bell)
                     self._engine.set_polled(self._dispatch.polled)
                 else:
                     self._employ(name, shares, payload)
@@ -936,10 +946,10 @@ class TCPServer(Endpoint[ServerDispatch]):
             bind(opened=partial(self._shake_hands, client, stream, serve), ended=partial(self._leave, client))
         else:
             serve()
-        engine.attach(connection, f"{address[0]}:{address[1]}", dispatch.handler(client))
+        life = engine.attach(connection, f"{address[0]}:{address[1]}", dispatch.handler(client))
         try:
             with self._lock:  # the thread waits for it in _opened()
-                engine.start(connection)
+                engine.start(life)
                 self._connected.add(client)
                 if context is None:
                     self._clients[address] = client
@@ -1006,6 +1016,12 @@ def _close_if_there(reference: weakref.ref[Connection]) -> None:
     connection = reference()
     if connection is not None:
         connection.close()
+
+
+def _engine_maker(name: object) -> Callable[[str, Bell], Engine]:
+    if not isinstance(name, str) or name not in ENGINES:
+        raise ValueError(f"engine must be 'threads' or 'pool', not {name!r}")
+    return ENGINES[name]
 
 
 def _hosts(ip: object) -> list[str] | None:

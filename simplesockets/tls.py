@@ -5,8 +5,8 @@ while others send. So that object never sees the socket. It works on memory (``s
 held only while it computes, and :class:`TLSStream` carries the bytes between there and the socket:
 
 * *In.* Whatever was read is decrypted at once, all of it, and what nobody fetched yet waits in ``_plain``. Nobody but
-  the stream knows that it does, no ``poll`` and no ``epoll``; so whoever waits asks the stream, and the connection is
-  not parked (leader.py). Outside the lock OpenSSL never holds a whole record, so saying goodbye meets no data.
+  the stream knows that it does, no ``poll`` and no ``epoll``; so whoever waits asks the stream (``buffered``). Outside
+  the lock OpenSSL never holds a whole record, so saying goodbye meets no data.
 * *Out.* Bytes leave in the order in which they were encrypted, by way of ``_unsent``, under the write lock.
 * *Answers.* Reading may make TLS say something by itself (a new key). The reader sends that, but it must not wait for
   a sender who waits for a peer that does not read, since the peer may be waiting for us to read. So it says that
@@ -247,8 +247,6 @@ class TLSStream(Stream):
         ValueError: the context checks names, and there is none, or none that is possible; the socket stays open.
     """
 
-    parkable = False
-
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server: bool, name: str | None = None) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -334,13 +332,10 @@ class TLSStream(Stream):
                 self._read(size, flags)
             return self._take(size)
 
-    def receive_now(self, size: int) -> bytes:
-        """As :meth:`receive_some`, but it never waits: BlockingIOError where nothing is there."""
-        with self._read_lock:
-            while size and not self._plain and not self._over:
-                if not self._read_now(size):
-                    raise BlockingIOError(errno.EAGAIN, "nothing is there")
-            return self._take(size)
+    @property
+    def buffered(self) -> bool:
+        """Whether the next receive has something, the end perhaps, that the socket does not show."""
+        return bool(self._plain) or self._over
 
     def receive_waiting(self, size: int) -> bytes:
         """What is there already; see :meth:`Stream.receive_waiting`."""

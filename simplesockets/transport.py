@@ -98,15 +98,12 @@ class Stream:
     One thread reads. Any thread may send, shut down or cut.
     """
 
-    parkable = True
-    """Whether its socket becomes readable whenever there is something to receive, so that a selector can watch it."""
-
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.receive_some = sock.recv
-        """``receive_some(size)``: what is there, at most ``size`` bytes; waits for the first; empty at the end of the
-        stream. Raises BlockingIOError or TimeoutError if the program put the socket in a mode in which reading does
-        not wait, OSError if the connection broke."""
+        """``receive_some(size, flags)``: what is there, at most ``size`` bytes; waits for the first; empty at the end
+        of the stream. Raises BlockingIOError or TimeoutError if the flags are :data:`NO_WAIT`, or the program put the
+        socket in a mode in which reading does not wait; OSError if the connection broke."""
         self._send = sock.send
         self.write_lock = threading.RLock()
         """One sender at a time; held across I/O."""
@@ -117,9 +114,10 @@ class Stream:
         """Whether the socket is closed."""
         return self.socket.fileno() < 0
 
-    def receive_now(self, size: int) -> bytes:
-        """As :attr:`receive_some`, but it never waits: BlockingIOError where nothing is there."""
-        return self.socket.recv(size, NO_WAIT)
+    @property
+    def buffered(self) -> bool:
+        """Whether the next receive has something that the socket does not show, so that no selector can know of it."""
+        return False
 
     def receive_waiting(self, size: int) -> bytes:
         """What is there already, at most ``size`` bytes; never waits. Empty where there is nothing, and at the end.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from simplesockets import TCPClient
+from simplesockets import TCPClient, server
 
 from .support.clients import Peer
 from .support.leftovers import OpenSockets, left_threads
@@ -24,6 +24,16 @@ def _nothing_left_behind() -> Iterator[None]:
     assert not threads, f"threads left behind: {threads}"
     opened = sockets.new()
     assert not opened, f"left open: {'; '.join(opened)}"
+
+
+@pytest.fixture(params=["threads", "pool"])
+def either_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """For modules whose tests have to pass on both engines: servers that name none get this one."""
+    engine: str = request.param
+    if engine != "threads" and request.node.get_closest_marker("own_threads"):
+        pytest.skip("about the threads that clients have")
+    monkeypatch.setitem(server.ENGINES, "threads", server.ENGINES[engine])
+    return engine
 
 
 @pytest.fixture

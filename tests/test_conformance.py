@@ -20,6 +20,8 @@ from simplesockets.protocol import FramedProtocol, Protocol, RawProtocol
 from .support.chunks import byte_by_byte, every_way, random_splits, whole
 from .support.waiting import PATIENCE
 
+pytestmark = pytest.mark.usefixtures("either_engine")
+
 
 @dataclass(frozen=True)
 class Case:

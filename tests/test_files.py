@@ -42,6 +42,8 @@ from .support.programs import Program, free_port, running_command
 from .support.running import HOST, raw_client, read_exactly, running_client, running_server
 from .support.waiting import PATIENCE, Gate, is_held, wait_until
 
+pytestmark = pytest.mark.usefixtures("either_engine")
+
 MIB = 1024 * 1024
 BIG = 3 * MIB + 17  # several pieces, more than the sockets' buffers, and not a round number
 DEAF = 64 * MIB  # more than the system takes for a peer that does not read

@@ -13,19 +13,27 @@ from typing import Any
 
 import pytest
 
-from simplesockets import TCPServer, leader
+from simplesockets import TCPServer, crew, leader
 from simplesockets.engine import FIRST_STEPS
 from simplesockets.mailbox import Bell
 
 from .support.running import raw_client, read_exactly, reset, running_client, running_server
 from .support.waiting import PATIENCE, Gate, wait_until
 
-pytestmark = pytest.mark.skipif(not leader.AVAILABLE, reason="nothing is parked without epoll and eventfd")
+pytestmark = [
+    pytest.mark.skipif(not leader.AVAILABLE, reason="nothing is parked without epoll and eventfd"),
+    pytest.mark.usefixtures("either_engine"),
+]
 
 
 def lot_of(server: TCPServer) -> leader.ParkingLot:
     assert server._engine is not None
     return server._engine._lot
+
+
+def crew_of(server: TCPServer) -> crew.Crew:
+    assert server._engine is not None
+    return server._engine._crew
 
 
 def is_parked(server: TCPServer, sock: socket.socket) -> bool:
@@ -77,6 +85,7 @@ def test_a_client_that_talks_is_parked_and_served_on() -> None:
         talk(other, 100)
 
 
+@pytest.mark.own_threads
 def test_a_single_client_with_callbacks_keeps_its_own_thread() -> None:
     threads = []
 
@@ -89,6 +98,7 @@ def test_a_single_client_with_callbacks_keeps_its_own_thread() -> None:
         assert set(threads) == {server.clients[sock.getsockname()].thread}
 
 
+@pytest.mark.own_threads
 def test_a_slow_callback_runs_in_its_clients_own_thread_from_then_on() -> None:
     threads = defaultdict(list)
     pause = threading.Event()
@@ -108,7 +118,7 @@ def test_a_slow_callback_runs_in_its_clients_own_thread_from_then_on() -> None:
             assert read_exactly(sock, 4) == b"slow"
         own = server.clients[sock.getsockname()].thread
         used = threads[sock.getsockname()]
-        assert used[-3:] == [own] * 3  # the first two were in company
+        assert used[-2:] == [own] * 2  # the first was noticed, and the next two timed, in company
         assert not is_parked(server, sock)
 
 
@@ -129,9 +139,13 @@ def test_a_callback_that_takes_no_longer_than_reading_is_not_slow() -> None:
     assert [parked.is_slow(slow / 100, slow) for _ in range(2)] == [False, True]
 
 
-def some_parked() -> leader._Parked:
-    connection: Any = SimpleNamespace(stream=SimpleNamespace(socket=SimpleNamespace(fileno=lambda: -1)))
-    return leader._Parked(leader.ParkingLot("unused", Bell()), connection)
+def some_parked() -> leader.Parked:
+    connection: Any = SimpleNamespace(stream=SimpleNamespace(socket=SimpleNamespace(fileno=lambda: -1)), step=None)
+    return leader.Parked(some_lot(), connection)
+
+
+def some_lot() -> leader.ParkingLot:
+    return leader.ParkingLot(Bell(), crew.Crew("unused", lambda seconds, task: None))
 
 
 def test_a_stuck_callback_delays_nobody_else() -> None:
@@ -413,14 +427,15 @@ def test_a_client_object_that_is_polled_reads_in_the_polling_thread() -> None:
             assert client.return_recved_data() == [b"%d" % number]
 
 
+@pytest.mark.own_threads
 def test_workers_leave_when_nobody_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leader, "SPARE", 0.01)
+    monkeypatch.setattr(crew, "SPARE", 0.01)
     with running_server(on_receive=echo) as server:
         with raw_client(server) as sock, raw_client(server) as other:
             talk(sock)
             talk(other)
-            wait_until(lambda: lot_of(server).workers(), "a worker")
-        wait_until(lambda: not lot_of(server).workers(), "the worker leaving")
+            wait_until(lambda: crew_of(server).threads(), "a worker")
+        wait_until(lambda: not crew_of(server).threads(), "the worker leaving")
         with raw_client(server) as sock, raw_client(server) as other:
             talk(sock, 50)
             talk(other, 50)

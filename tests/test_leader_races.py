@@ -10,11 +10,11 @@ import pytest
 
 from simplesockets import connection, leader
 from simplesockets.connection import Step
-from simplesockets.mailbox import Bell
+from simplesockets.mailbox import Flag
 
 from .support.running import raw_client, read_exactly, running_server
 from .support.waiting import PATIENCE, Gate, wait_until
-from .test_leader import lot_of, park, poll_in_background
+from .test_leader import lot_of, park, poll_in_background, some_lot
 
 pytestmark = pytest.mark.skipif(not leader.AVAILABLE, reason="nothing is parked without epoll and eventfd")
 
@@ -66,17 +66,14 @@ def test_on_receive_assigned_while_the_stand_by_reads_delays_nobody_when_it_stic
         server.exit_accept()  # ends the poller
         poller.join(PATIENCE)
         lot = lot_of(server)
-        wait_until(lambda: lot._leader is not None and not lot._leader.outsider and lot.waiting, "the stand-by to lead")
+        wait_until(lambda: lot._leader is not None and not lot._leader.outsider and lot._leader.waits, "the stand-by")
         server.on_receive = receive
-        first, second = (stuck, other)
-        stand_by = lot._stand_by
-        assert stand_by is not None
-        first.sendall(b"stick")
+        stuck.sendall(b"stick")
         gate.wait_arrived()
-        second.sendall(b"ping")
-        second.settimeout(3)
+        other.sendall(b"ping")
+        other.settimeout(3)
         try:
-            assert read_exactly(second, 4) == b"ping"
+            assert read_exactly(other, 4) == b"ping"
         finally:
             gate.open()
 
@@ -85,7 +82,6 @@ def test_the_stand_by_notices_that_its_own_client_left_while_it_leads(monkeypatc
     gate, gone = Gate(), threading.Event()
     with running_server(on_disconnect=lambda address: gone.set()) as server, raw_client(server) as sock:
         poller = poll_in_background(server)
-        park(server, sock)
         lot = lot_of(server)
         step = connection.Connection.step
 
@@ -96,10 +92,11 @@ def test_the_stand_by_notices_that_its_own_client_left_while_it_leads(monkeypatc
             return outcome
 
         monkeypatch.setattr(connection.Connection, "step", slow_step)
+        park(server, sock)
         wait_until(lambda: lot._leader is not None and lot._leader.outsider and lot.waiting, "the poller to lead")
         sock.shutdown(socket.SHUT_WR)
         gate.wait_arrived()
-        wait_until(lambda: lot._leader is not None and not lot._leader.outsider and lot.waiting, "the stand-by to lead")
+        wait_until(lambda: lot._leader is not None and not lot._leader.outsider and lot._leader.waits, "the stand-by")
         server.exit_accept()  # the poller ends after this
         gate.open()
         poller.join(PATIENCE)
@@ -107,15 +104,14 @@ def test_the_stand_by_notices_that_its_own_client_left_while_it_leads(monkeypatc
     assert noticed
 
 
-def test_a_stand_by_that_dozes_is_roused_although_its_predecessor_wakes_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stand_by_that_dozes_is_roused_although_its_predecessor_wakes_late() -> None:
     late = Gate()
-    lot = leader.ParkingLot("unused", Bell())
+    lot = some_lot()
 
     def parked() -> Any:
-        it: Any = leader._Parked.__new__(leader._Parked)
-        it.lot, it.fd, it.outcome, it.evict, it.muted = lot, -1, None, False, False
-        it.claim, it.gate = threading.RLock(), threading.Lock()
-        it.gate.acquire()
+        it: Any = leader.Parked.__new__(leader.Parked)
+        leader.Sleeper.__init__(it)
+        it.lot, it.fd, it.evict, it.muted, it._out = lot, -1, False, False, None
         it.connection = type("Connection", (), {"waker": None})()
         return it
 
@@ -133,15 +129,16 @@ def test_a_stand_by_that_dozes_is_roused_although_its_predecessor_wakes_late(mon
 
     old.gate = LateLock()
     lot._parked = {1: new}
-    lot._stand_by, lot.waiting = old, True
-    first = threading.Thread(target=lot._doze, args=(old, 0))
+    lot._stand_by, lot._leader = old, leader.Term()
+    lot._leader.waits = True
+    first = threading.Thread(target=lot._doze, args=(old, lot._leader))
     first.start()
     wait_until(lambda: lot._dozing)
     lot._let_out(old, Step.DONE)
     late.wait_arrived()  # it is awake, but the system gives it no core yet
     assert lot._stand_by is new
     new.gate.acquire(blocking=False)
-    second = threading.Thread(target=lot._doze, args=(new, 0))
+    second = threading.Thread(target=lot._doze, args=(new, lot._leader))
     second.start()
     wait_until(lambda: lot._dozing)
     late.open()
@@ -155,7 +152,7 @@ def test_a_stand_by_that_dozes_is_roused_although_its_predecessor_wakes_late(mon
 def test_a_former_leader_does_not_hide_that_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that was held up just before it waits, and lost the lead meanwhile."""
     stuck, held = Gate(), Gate()
-    hold, went_on = threading.Event(), threading.Event()
+    hold = threading.Event()
     victim: list[Any] = []
 
     def receive(client: Any, address: Any, data: bytes) -> None:
@@ -163,33 +160,31 @@ def test_a_former_leader_does_not_hide_that_nobody_waits(monkeypatch: pytest.Mon
             stuck()
         client.send(data)
 
-    turn = leader.ParkingLot._turn
+    may_go_on = leader.ParkingLot._may_go_on
 
-    def late_turn(self: Any, term: Any) -> None:
+    def late_to_wait(self: Any, term: Any) -> bool:
+        may = may_go_on(self, term)
         if hold.is_set() and not victim:
             victim.append(term)
             held()
-        turn(self, term)
-        if term in victim:
-            went_on.set()
+        return may
 
     with running_server(on_receive=receive) as server:
         with raw_client(server) as one, raw_client(server) as two, raw_client(server) as three:
             park(server, one, two, three)
-            monkeypatch.setattr(leader.ParkingLot, "_turn", late_turn)
+            monkeypatch.setattr(leader.ParkingLot, "_may_go_on", late_to_wait)
             hold.set()
             two.sendall(b"ping")  # ends the waiting of the leader, which is held up at the next turn
             assert read_exactly(two, 4) == b"ping"
             held.wait_arrived()
             lot = lot_of(server)
-            wait_until(lambda: lot._leader not in victim and lot.waiting, "another leader")
-            stand_by = lot._stand_by
-            assert stand_by is not None
+            wait_until(
+                lambda: lot._leader is not None and lot._leader not in victim and lot._leader.waits, "another leader"
+            )
             one.sendall(b"stick")
             stuck.wait_arrived()
             held.open()  # it goes on, without the lead
             try:
-                assert went_on.wait(PATIENCE)  # else it waits, although it does not lead
                 two.sendall(b"ping")
                 two.settimeout(3)
                 assert read_exactly(two, 4) == b"ping"
@@ -209,14 +204,14 @@ def test_a_poller_that_was_held_up_before_it_waits_survives_close(monkeypatch: p
         park(server, sock)
         server.exit_accept()
         poller.join(PATIENCE)
-        wait = leader.ParkingLot._wait
+        settled = Flag._is_settled
 
-        def late_wait(self: Any, term: Any, timeout: float, ready: Any) -> bool:
-            if term.outsider:
-                held()
-            return wait(self, term, timeout, ready)
+        def late_to_wait(self: Any) -> bool:
+            is_settled = settled(self)
+            held()
+            return is_settled
 
-        monkeypatch.setattr(leader.ParkingLot, "_wait", late_wait)
+        monkeypatch.setattr(Flag, "_is_settled", late_to_wait)
 
         def read() -> None:
             try:

@@ -21,6 +21,8 @@ from .support.clients import in_thread, next_item
 from .support.running import HOST, raw_client, running_server
 from .support.waiting import PATIENCE, Gate, wait_until
 
+pytestmark = pytest.mark.usefixtures("either_engine")
+
 
 def framed() -> FramedProtocol:
     return FramedProtocol(LengthPrefixFramer(4))

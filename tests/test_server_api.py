@@ -39,6 +39,8 @@ from .support.programs import has_ipv6
 from .support.running import HOST, raw_client, read_exactly, reset, running_server
 from .support.waiting import PATIENCE, Gate, wait_until
 
+pytestmark = pytest.mark.usefixtures("either_engine")
+
 NOWHERE = "no-such-host.invalid"
 """A name that never resolves (RFC 6761)."""
 NOT_OURS = "203.0.113.1"
@@ -418,6 +420,7 @@ def test_recv_gives_nothing_at_the_end_of_the_stream(client: Server_Client, sock
     assert results == [b""]
 
 
+@pytest.mark.own_threads
 def test_entry_is_a_pair_of_thread_and_socket(server: TCPServer, sock: socket.socket, client: Any) -> None:
     entry: Any = server.clients[sock.getsockname()]
     thread, sock_of_client = entry
@@ -1680,6 +1683,7 @@ def test_close_may_come_from_several_threads() -> None:
         assert server.clients == {}
 
 
+@pytest.mark.own_threads
 def test_close_may_come_while_a_client_is_being_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
     start = threading.Thread.start

@@ -18,6 +18,8 @@ from simplesockets.transport import Stream
 from .support.running import running_server
 from .support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("either_engine")
+
 
 def frames(*items: bytes) -> bytes:
     framer = LengthPrefixFramer(4)

@@ -33,6 +33,8 @@ from .support.running import (
 )
 from .support.waiting import PATIENCE, Gate, wait_until
 
+pytestmark = pytest.mark.usefixtures("either_engine")
+
 
 def echo(client: Any, address: Any, data: bytes) -> None:
     client.send(data)

@@ -23,7 +23,7 @@ from ..events import ClientAddress as PeerAddress
 from ..events import ReceivedItem
 from ..framing import MAX_FRAME, LengthPrefixFramer
 from ..outbox import Courier, Outbox
-from ..server import Server_Client, TCPServer
+from ..server import EngineName, Server_Client, TCPServer
 from ..timing import Deadline
 from ..transport import check_count
 from . import protocol
@@ -138,6 +138,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         keepalive_timeout: seconds that a client has to answer one.
         max_message: the largest message, in bytes.
         max_pending: bytes that may wait for a client which does not read; it is dropped when there are more.
+        engine: ``"threads"``, or ``"pool"`` for many clients (see :meth:`simplesockets.TCPServer.setup`).
 
     The order of 2.x, ``(addr, max_connections, header_len, cache_size, keepalive)``, works as well: a number in the
     second place means it.
@@ -166,6 +167,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         keepalive_timeout: float = KEEPALIVE_TIMEOUT,
         max_message: int = MAX_FRAME,
         max_pending: int = MAX_PENDING,
+        engine: EngineName = "threads",
     ) -> None:
         if isinstance(blocking, int) and not isinstance(blocking, bool):  # the order of 2.x
             if isinstance(tls, bool):
@@ -202,6 +204,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
             on_disconnect=self._disconnected,
             protocol=lambda: ServerProtocol(self.header_len, max_message),
             ssl_context=context,
+            engine=engine,
         )
         self.addr = self._tcp.address
         self._name = f"simplesockets-hisock-server-{self.addr[1]}"
@@ -497,14 +500,10 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         reference = weakref.ref(client)
         self._later(self._hello_timeout, lambda: self._check_greeted(reference))
 
-    def _check_greeted(self, reference: weakref.ref[Server_Client], patient: bool = True) -> None:
+    def _check_greeted(self, reference: weakref.ref[Server_Client]) -> None:
         client = reference()
-        if client is None or self.closed or client.ending is not None or _protocol(client).greeted:
-            return
-        if patient and client._connection.stream.wait_readable(0):  # its hello may be there: it is we who are late
-            self._later(self._hello_timeout, lambda: self._check_greeted(reference, patient=False))
-            return
-        self._drop(client, f"it did not introduce itself within {self._hello_timeout} seconds")
+        if client is not None and not self.closed and client.ending is None and not _protocol(client).greeted:
+            self._drop(client, f"it did not introduce itself within {self._hello_timeout} seconds")
 
     def _disconnected(self, address: PeerAddress) -> None:
         # In the client's own thread, mostly, after all of its messages went to the mailbox. The loop does the rest.

@@ -70,7 +70,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--case", type=int, help="run this case and nothing else")
     given = parser.parse_args(arguments)
-    logging.getLogger("simplesockets").setLevel(logging.CRITICAL)  # logins fail by the thousand
     fuzzer = Fuzzer(make_targets(given.codec), given.seed)
     since = time.monotonic()
     number = given.case
@@ -92,4 +91,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    logging.getLogger("simplesockets").setLevel(logging.CRITICAL)  # logins fail by the thousand
     sys.exit(main())

@@ -30,6 +30,8 @@ from ..support.running import HOST
 from ..support.waiting import PATIENCE, Gate, is_held, wait_until
 from .running import RawClient, client, framed, looping, pass_until, server, wait_names
 
+pytestmark = pytest.mark.usefixtures("either_engine")
+
 # ---------------------------------------------------------------------------------------- what a client may send
 
 

@@ -27,6 +27,8 @@ from ..support.running import HOST
 from ..support.waiting import PATIENCE, Gate, wait_until
 from .running import Notes, RawClient, client, framed, looping, names, pass_until, server, wait_in_recv, wait_names
 
+pytestmark = pytest.mark.usefixtures("either_engine")
+
 ANYWHERE = (HOST, 0)
 
 

@@ -19,6 +19,8 @@ from ..support.running import HOST
 from ..support.waiting import PATIENCE, Gate, wait_until
 from .running import RawClient
 
+pytestmark = pytest.mark.usefixtures("either_engine")
+
 ANYWHERE = (HOST, 0)
 
 SERVER_FORMS: dict[str, Any] = {

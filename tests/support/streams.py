@@ -85,18 +85,19 @@ class ScriptedStream(Stream):
     # ---------------------------------------------------------------------------------------------------- reading
 
     def receive_some(self, size: int, flags: int = 0, /) -> bytes:
-        """The next part, at most ``size`` bytes of it."""
+        """The next part, at most ``size`` bytes of it, if it has arrived; waits for it unless flags say otherwise."""
         self.calls.append("receive_some")
+        if flags:
+            while callable(self._head()):
+                self._take()
+            if self._head() in (None, LATER):
+                raise BlockingIOError(errno.EAGAIN, "nothing has arrived")
         return self._receive(size)
 
-    def receive_now(self, size: int) -> bytes:
-        """The next part, at most ``size`` bytes of it, if it has arrived."""
-        self.calls.append("receive_now")
-        while callable(self._head()):
-            self._take()
-        if self._head() in (None, LATER):
-            raise BlockingIOError(errno.EAGAIN, "nothing has arrived")
-        return self._receive(size)
+    @property
+    def buffered(self) -> bool:
+        """Never: what arrived is there to see."""
+        return False
 
     def receive_waiting(self, size: int) -> bytes:
         """The next part if it is bytes, at most ``size`` of them."""
@@ -294,12 +295,12 @@ class FaultyStream(Stream):
     def receive_some(self, size: int, flags: int = 0, /) -> bytes:
         """As the real one, but short."""
         self._called("receive_some")
-        return self._stream.receive_some(self._short(size))
+        return self._stream.receive_some(self._short(size), flags)
 
-    def receive_now(self, size: int) -> bytes:
-        """As the real one, but short."""
-        self._called("receive_now")
-        return self._stream.receive_now(self._short(size))
+    @property
+    def buffered(self) -> bool:
+        """As the real one."""
+        return self._stream.buffered
 
     def receive_waiting(self, size: int) -> bytes:
         """As the real one, but short."""
