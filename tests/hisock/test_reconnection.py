@@ -271,7 +271,8 @@ def test_a_look_up_by_the_new_connection_is_not_taken_for_one_by_the_old(scripte
         ann.on("hold")(gate.arrive)
         with looping(ann):
             first = scripted.accept()
-            first.sendall(framed(b"$CMD$hold"))
+            unasked = b'$CMD$$MSG${"ip": ["192.0.2.9", 9], "name": "Old", "group": null}'
+            first.sendall(framed(b"$CMD$hold") + framed(unasked))
             gate.wait_arrived()  # the loop does not see the loss
             first.close()
             second = scripted.accept()
