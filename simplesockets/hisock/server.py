@@ -500,10 +500,14 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         reference = weakref.ref(client)
         self._later(self._hello_timeout, lambda: self._check_greeted(reference))
 
-    def _check_greeted(self, reference: weakref.ref[Server_Client]) -> None:
+    def _check_greeted(self, reference: weakref.ref[Server_Client], patient: bool = True) -> None:
         client = reference()
-        if client is not None and not self.closed and client.ending is None and not _protocol(client).greeted:
-            self._drop(client, f"it did not introduce itself within {self._hello_timeout} seconds")
+        if client is None or self.closed or client.ending is not None or _protocol(client).greeted:
+            return
+        if patient and client._connection.stream.wait_readable(0):  # its hello may be there: it is we who are late
+            self._later(self._hello_timeout, lambda: self._check_greeted(reference, patient=False))
+            return
+        self._drop(client, f"it did not introduce itself within {self._hello_timeout} seconds")
 
     def _disconnected(self, address: PeerAddress) -> None:
         # In the client's own thread, mostly, after all of its messages went to the mailbox. The loop does the rest.

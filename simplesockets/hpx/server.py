@@ -22,7 +22,7 @@ from ..events import ExceptionList
 from ..server import Server_Client, TCPServer
 from ..timing import Deadline
 from ..tls import check_context
-from ..transport import check_count, check_port
+from ..transport import check_count, check_port, wait_ready
 from .codec import LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
 from .exceptions import InvalidMessage
 from .functions import Function, Functions
@@ -38,6 +38,8 @@ MAX_CONNECTIONS = 1000
 """Default limit of connections at a time; further ones wait to be accepted."""
 HANDSHAKE_TIMEOUT = 300.0
 """Default seconds that a connection has for its first accepted message; a person may have to type a password."""
+CROWDED = 5.0
+"""Seconds after which a connection that sent no accepted message is ended if others wait to be accepted."""
 STALL = 5.0
 """Seconds after which a message that seemed complete, but for what gzip says, counts as damaged."""
 BROADCAST_TIME = 1.0
@@ -77,7 +79,8 @@ class Server:
         dev: whether a message stays without an answer if an unhandled exception was raised for it.
         ready: what :attr:`ready` is at first.
         max_sessions: sessions at a time; for one more, that which was idle longest goes.
-        max_connections: connections at a time; further ones wait to be accepted. None is without limit.
+        max_connections: connections at a time; further ones wait to be accepted. None is without limit. Where others
+            wait, those that have sent no accepted message for some seconds are ended.
         max_packed: bytes of a received frame at most.
         max_unpacked: bytes of JSON in it at most.
         handshake_timeout: seconds that a connection has for its first accepted message; None is for ever.
@@ -146,6 +149,8 @@ class Server:
         self._tcp: TCPServer | None = None
         self._stopping = Latch()  # ends whoever waits in a service; each start has its own
         self._over = Latch()  # ends serve_forever(); each start has its own
+        self._strangers: dict[Server_Client, float] = {}  # who sent no accepted message so far, and since when
+        self._makes_room = False  # it is full, and looked at again soon
         self._obeying: threading.Thread | None = None  # carries a server command out
         self._ordered: TCPServer | None = None  # what it ends
         self._closed = True  # by close(), so that a restart does not undo it
@@ -322,6 +327,7 @@ class Server:
     def _serve(self, client: Server_Client) -> None:
         # In the connection's own thread, which may wait.
         try:
+            self._let_in(client)
             client.send(self._service.greeting())
             _acknowledge_at_once(client)
             self._converse(client, self._stopping)
@@ -333,6 +339,46 @@ class Server:
                 client.send(self._service.refusal(InvalidMessage(f"Invalid message: {failure}")))
         except OSError as failure:  # it is gone, or was cut
             log.debug("%s:%s is gone: %s", *client.address, failure)
+        finally:
+            self._is_no_stranger(client)
+
+    def _let_in(self, client: Server_Client) -> None:
+        with self._lock:
+            self._strangers[client] = time.monotonic()
+            tcp = self._tcp
+            if tcp is None or self._makes_room or not self._is_full(tcp):
+                return
+            self._makes_room = True
+        self._make_room_later(tcp)
+
+    def _is_no_stranger(self, client: Server_Client) -> None:
+        with self._lock:
+            self._strangers.pop(client, None)
+
+    def _is_full(self, tcp: TCPServer) -> bool:
+        return self._max_connections is not None and len(tcp._connected) >= self._max_connections
+
+    def _make_room_later(self, tcp: TCPServer) -> None:
+        assert tcp._engine is not None  # setup() made it
+        tcp._engine.later(CROWDED, lambda: self._make_room(tcp))
+
+    def _make_room(self, tcp: TCPServer) -> None:
+        # In the timers' thread, now and then while the server is full: who says nothing must not keep others out.
+        wanted = _somebody_waits(tcp)
+        late = time.monotonic() - CROWDED
+        with self._lock:
+            self._makes_room = tcp is self._tcp and self._is_full(tcp) and bool(self._strangers)
+            if not self._makes_room:
+                return
+            going = [client for client, since in self._strangers.items() if since <= late] if wanted else []
+            for client in going:
+                del self._strangers[client]
+        self._make_room_later(tcp)
+        if going:
+            log.warning("full: %d connections that sent no accepted message make room for others", len(going))
+        for client in going:
+            client._connection.note_ending("no accepted message")
+            client._connection.stream.cut()
 
     def _converse(self, client: Server_Client, stopping: Latch) -> None:
         unpacker = Unpacker(self._max_unpacked, self._max_packed)
@@ -342,8 +388,9 @@ class Server:
                 if stopping.is_set():
                     return
                 reply = self._service.answer(message, client.address[0], stopping.wait)
-                if reply.accepted:
+                if reply.accepted and until is not _FOREVER:
                     until = _FOREVER
+                    self._is_no_stranger(client)
                 if reply.command is not None:
                     self._obey(reply, client)
                 elif reply.text is not None:
@@ -469,6 +516,12 @@ class Latch:
     def _open(self) -> None:
         with contextlib.suppress(RuntimeError):  # it is open: somebody else did it in this moment
             self._gate.release()
+
+
+def _somebody_waits(tcp: TCPServer) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # it is being closed
+        return any(wait_ready(listener, 0) for listener in tcp._listeners)
+    return False
 
 
 def _acknowledge_at_once(client: Server_Client) -> None:

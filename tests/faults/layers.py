@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import ssl
 import threading
 import time
 import weakref
@@ -33,10 +34,17 @@ from ..support.waiting import PATIENCE
 from .records import Damaged, Ledger, Records, Trail, read_record
 
 Address = tuple[str, int]
+TLS = bool | ssl.SSLContext
+"""Whether to encrypt: with the usual context of that side, or with this one."""
 
 
 def framed() -> Protocol:
+    """Messages with a length before each."""
     return FramedProtocol(LengthPrefixFramer(16))
+
+
+def _context(tls: TLS, usual: Callable[[], ssl.SSLContext]) -> ssl.SSLContext | None:
+    return tls if isinstance(tls, ssl.SSLContext) else usual() if tls else None
 
 
 # ------------------------------------------------------------------------------------------------------ services
@@ -79,7 +87,7 @@ class Service(ABC):
 class TCPService(Service):
     """With callbacks, or polled by a thread."""
 
-    def __init__(self, tls: bool, *, protocol: Callable[[], Protocol] = RawProtocol, polled: bool = False) -> None:
+    def __init__(self, tls: TLS, *, protocol: Callable[[], Protocol] = RawProtocol, polled: bool = False) -> None:
         super().__init__()
         self._streams = protocol is RawProtocol
         self._records: weakref.WeakKeyDictionary[Any, Records] = weakref.WeakKeyDictionary()
@@ -91,7 +99,7 @@ class TCPService(Service):
             on_disconnect=self._note_left,
             on_receive=None if polled else self._receive,
             protocol=protocol,
-            ssl_context=server_side() if tls else None,
+            ssl_context=_context(tls, server_side),
         )
         self.address = self._server.address
         self._server.start()
@@ -129,9 +137,9 @@ class TCPService(Service):
 class HiSockService(Service):
     """Commands ``put``, answered by ``got``."""
 
-    def __init__(self, tls: bool) -> None:
+    def __init__(self, tls: TLS) -> None:
         super().__init__()
-        server = self._server = ThreadedHiSockServer((HOST, 0), tls=server_side() if tls else None)
+        server = self._server = ThreadedHiSockServer((HOST, 0), tls=_context(tls, server_side))
         self.address = server.get_addr()
         server.on("join")(lambda client: self._note_came(client))
         server.on("leave")(lambda client: self._note_left(client))
@@ -154,9 +162,9 @@ class HiSockService(Service):
 class HPXService(Service):
     """The function ``put``."""
 
-    def __init__(self, tls: bool) -> None:
+    def __init__(self, tls: TLS) -> None:
         super().__init__()
-        self._server = Server(port=0, max_connections=None, ssl_context=server_side() if tls else None)
+        self._server = Server(port=0, max_connections=None, ssl_context=_context(tls, server_side))
 
         @self._server.function
         def put(text: str) -> str:
@@ -180,16 +188,22 @@ class HPXService(Service):
 class Flow(ABC):
     """A client through which records go, and come back. After :meth:`close` it can :meth:`open` another connection.
 
+    Args:
+        address: of the service.
+        tls: of the service.
+        patience: seconds that anything may take.
+
     Attributes:
         echoes: what came back in the latest connection.
         local: the address of its socket; None if it was gone before one could look.
     """
 
-    def __init__(self, address: Address, tls: bool) -> None:
+    def __init__(self, address: Address, tls: TLS, *, patience: float = PATIENCE) -> None:
         self.echoes = Trail()
         self.local: Address | None = None
+        self._patience = patience
         self._address = address
-        self._context = client_side() if tls else None
+        self._context = _context(tls, client_side)
         self._changed = threading.Condition()  # protects echoes and _over where another thread receives
         self._over = True
 
@@ -260,8 +274,15 @@ class Flow(ABC):
 class TCPFlow(Flow):
     """With callbacks."""
 
-    def __init__(self, address: Address, tls: bool, *, protocol: Callable[[], Protocol] = RawProtocol) -> None:
-        super().__init__(address, tls)
+    def __init__(
+        self,
+        address: Address,
+        tls: TLS,
+        *,
+        protocol: Callable[[], Protocol] = RawProtocol,
+        patience: float = PATIENCE,
+    ) -> None:
+        super().__init__(address, tls, patience=patience)
         self._streams = protocol is RawProtocol
         self._records = Records()
         self._client = TCPClient()
@@ -271,6 +292,7 @@ class TCPFlow(Flow):
             on_disconnect=self._note_end,
             protocol=protocol,
             ssl_context=self._context,
+            connect_timeout=patience,
         )
 
     def _open(self) -> None:
@@ -290,12 +312,16 @@ class TCPFlow(Flow):
         else:
             self._read(data)
 
+    def _forget_copies(self) -> None:
+        self._client.return_recved_data()  # up to 4 MiB are kept for polling
+
     def send(self, record: bytes) -> None:
         if not self._client.send_data(record):
             raise ConnectionError("the connection is gone")
 
     def close(self) -> None:
         self._client.close()
+        self._forget_copies()
         broken = (OSError, FrameTruncated)
         self.echoes.damaged += sum(not isinstance(each[1], broken) for each in self._client.return_exceptions())
 
@@ -303,8 +329,8 @@ class TCPFlow(Flow):
 class PolledFlow(TCPFlow):
     """Polled by whoever waits."""
 
-    def __init__(self, address: Address, tls: bool) -> None:
-        super().__init__(address, tls)
+    def __init__(self, address: Address, tls: TLS, *, patience: float = PATIENCE) -> None:
+        super().__init__(address, tls, patience=patience)
         self._client.on_receive = None
         self._client.on_disconnect = None
 
@@ -315,8 +341,7 @@ class PolledFlow(TCPFlow):
                 self._receive(data)
         self._over = not connected
 
-    def close(self) -> None:
-        super().close()
+    def _forget_copies(self) -> None:
         self._fetch()  # what is not fetched stays, and would come before the next connection's data
 
     @property
@@ -339,13 +364,15 @@ class HiSockFlow(Flow):
 
     _numbers = itertools.count()
 
-    def __init__(self, address: Address, tls: bool) -> None:
-        super().__init__(address, tls)
+    def __init__(self, address: Address, tls: TLS, *, patience: float = PATIENCE) -> None:
+        super().__init__(address, tls, patience=patience)
         self.name = f"flow {next(self._numbers):6}"
         self._client: ThreadedHiSockClient | None = None
 
     def _open(self) -> None:
-        client = self._client = ThreadedHiSockClient(self._address, self.name, tls=self._context)
+        client = self._client = ThreadedHiSockClient(
+            self._address, self.name, tls=self._context, connect_timeout=self._patience
+        )
         with contextlib.suppress(OSError):
             self.local = client.get_client_addr()
         client.on("got")(self._receive)
@@ -375,9 +402,9 @@ class HiSockFlow(Flow):
 class HPXFlow(Flow):
     """One client object; its session goes on in the next connection."""
 
-    def __init__(self, address: Address, tls: bool) -> None:
-        super().__init__(address, tls)
-        self._client = Client("flow", *address, ssl_context=self._context, timeout=PATIENCE)
+    def __init__(self, address: Address, tls: TLS, *, patience: float = PATIENCE) -> None:
+        super().__init__(address, tls, patience=patience)
+        self._client = Client("flow", *address, ssl_context=self._context, timeout=patience)
         self._session = ""
 
     def _open(self) -> None:
@@ -417,8 +444,8 @@ class Layer(NamedTuple):
     """How to make both ends, and what a record takes on the wire (None: nothing can be said about that)."""
 
     name: str
-    serve: Callable[[bool], Service]
-    flow: Callable[[Address, bool], Flow]
+    serve: Callable[[TLS], Service]
+    flow: Callable[..., Flow]
     wire_size: Callable[[bytes], int] | None
     preface: int = 0
     """Bytes that a client sends before its first record."""

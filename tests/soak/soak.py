@@ -30,7 +30,7 @@ from ..faults.layers import LAYERS, HPXFlow, Service
 from ..faults.records import Trail
 from ..support.proxy import ENDINGS, Fault, FaultProxy, Link, random_faults
 from ..support.running import open_descriptors
-from ..support.waiting import PATIENCE, wait_until
+from ..support.waiting import wait_until
 
 KINDS = ("polled", "raw", "framed", "hisock", "hpx")
 """The layers; the clients are shared out evenly."""
@@ -40,12 +40,14 @@ BURST = 8
 """Records that are sent before they are waited for, at most."""
 BURSTS = 20
 """Bursts of a connection, at most."""
-PAUSE = 3.0
-"""Seconds between bursts, at most."""
+RATE = 200.0
+"""Records that all clients together send in a second, about."""
 REACH = (100, 20_000, 200_000)
 """Bytes after which a cut comes, at most; one of these."""
 ON_ITS_WAY = 5.0
 """Seconds after the end of a connection in which the server may still be busy with what came before."""
+STUCK = 120.0
+"""Seconds: what takes longer than that goes on for ever. (More clients than the machine can serve all wait.)"""
 MOST_TOLD = 50
 """Lines about violations that are kept."""
 GROWTH = 32 * 1024 * 1024
@@ -174,14 +176,14 @@ class Client:
         self._dice = random.Random(f"{soak.account.seed}/{number}")
         self._plan: list[Fault] = []
         self._route = soak.proxy.route(soak.services[kind].address, lambda _: self._plan, remembered=1)
-        self._flow = LAYERS[kind].flow(self._route.address, False)
+        self._flow = LAYERS[kind].flow(self._route.address, False, patience=STUCK)
         self._turns = itertools.count(1)
         self.thread = threading.Thread(target=self._run, name=f"client {number}")
 
     def _run(self) -> None:
         soak = self._soak
         try:
-            while not soak.over.wait(self._dice.uniform(0, PAUSE)):
+            while not soak.over.wait(self._dice.uniform(0, soak.pause)):
                 self.visits.append(self._visit(next(self._turns)))
                 while self.visits[0].ended + ON_ITS_WAY < time.monotonic():
                     soak.settle(self.visits.popleft())
@@ -221,12 +223,12 @@ class Client:
                     flow.send(record_of(session, sent - 1))
                 except (OSError, HPXError):
                     return sent, False
-            if not flow.wait(sent):
+            if not flow.wait(sent, STUCK):
                 self._soak.complain(f"session {session} ({self._kind}): {flow.echoes.received} of {sent} came back")
                 return sent, False
             if flow.echoes.received < sent or flow.over:
                 return sent, False
-            if self._soak.over.wait(dice.uniform(0, PAUSE)):
+            if self._soak.over.wait(dice.uniform(0, self._soak.pause)):
                 break
         return sent, True
 
@@ -241,10 +243,13 @@ class Soak:
         clients: how many.
         seconds: for how long they come.
         seed: of what happens.
+        rate: how many records a second they send together, about.
     """
 
-    def __init__(self, clients: int, seconds: float, seed: int = 1) -> None:
+    def __init__(self, clients: int, seconds: float, seed: int = 1, rate: float = RATE) -> None:
         self.account = Account(clients, seed)
+        self.pause = (1 + BURST) * clients / rate
+        """Seconds between bursts, at most."""
         self.over = threading.Event()
         """Whether the clients are to go."""
         self._seconds = seconds
@@ -289,7 +294,7 @@ class Soak:
         finally:
             self.over.set()
             for client in clients:
-                client.thread.join(3 * PATIENCE)
+                client.thread.join(2 * STUCK)
         self.account.seconds = time.monotonic() - began
         late = [client.thread.name for client in clients if client.thread.is_alive()]
         if late:
