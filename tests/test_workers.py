@@ -12,7 +12,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
@@ -618,6 +617,13 @@ if __name__ == "__main__":
     print(server.address[1], flush=True)
     LAST
 """
+RUNNER = """
+import os, runpy, sys, threading
+limit = threading.Timer(float(sys.argv[1]), os._exit, (1,))  # whatever becomes of the test
+limit.daemon = True
+limit.start()
+runpy.run_path(sys.argv[2], run_name="__main__")
+"""
 WAITS = PROGRAM.replace("LAST", "threading.Event().wait()")
 
 
@@ -630,7 +636,7 @@ class Running:
         self._errors = directory / "errors"
         with self._errors.open("w") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, str(path)],
+                [sys.executable, "-c", RUNNER, str(LIFETIME), str(path)],
                 env={**os.environ, "PYTHONPATH": str(OURS)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -638,8 +644,6 @@ class Running:
                 text=True,
                 start_new_session=True,
             )
-        self._limit = threading.Timer(LIFETIME, self.signal_group, (signal.SIGKILL,))
-        self._limit.start()
 
     def line(self) -> str:
         assert self.process.stdout is not None
@@ -659,8 +663,6 @@ class Running:
             os.killpg(self.process.pid, number)
 
     def end(self) -> None:
-        self._limit.cancel()
-        self._limit.join()
         self.signal_group(signal.SIGKILL)
         self.process.wait(PATIENCE)
         for pipe in (self.process.stdin, self.process.stdout):
