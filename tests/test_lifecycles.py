@@ -35,7 +35,7 @@ from simplesockets.timing import Reconnect
 
 from .support import certificates
 from .support.clients import in_thread
-from .support.hands import Action, Hands
+from .support.hands import Action, Hands, stacks
 from .support.leftovers import OpenSockets, left_threads
 from .support.running import HOST, raw_client, raw_listener, running_server
 from .support.waiting import PATIENCE, Gate, wait_until
@@ -108,7 +108,7 @@ class Lifecycle(RuleBasedStateMachine):
             self.finish()
         finally:
             self.hands.end()
-        assert left_threads(PATIENCE) == []
+        assert left_threads(PATIENCE) == [], stacks()
         assert self.sockets.new() == []
         seconds, what = self.hands.slowest
         assert seconds < CLOSING, f"{what} took {seconds:.1f} s"
@@ -233,9 +233,8 @@ class TCPLifecycle(Lifecycle):
         self.set_up()
         self.server.start()
         self.clients = [NumberedClient(name, lambda: self.port, **self.client_options) for name in range(2)]
-        for client in self.clients:
-            for name, action in client.actions():
-                self.actions[f"client.{name}()"] = action
+        for number, client in enumerate(self.clients):
+            self.actions |= {f"client {number}.{name}()": action for name, action in client.actions()}
         server = self.server
         for order in (b"server.close", b"server.disconnect"):
             self.actions[f"{order.decode()}() in on_receive"] = partial(self.clients[0].tcp.send_data, order)
@@ -345,7 +344,7 @@ class HiSockSlot:
 
     def __init__(self, name: str, life: HiSockLifecycle) -> None:
         self.all: list[hisock.ThreadedHiSockClient] = []
-        self._name = name
+        self.name = name
         self._life = life
         self._lock = threading.Lock()  # one sender at a time, so that numbers are in order
         self._number = 0
@@ -359,7 +358,7 @@ class HiSockSlot:
 
     def connect(self) -> None:
         """A new one."""
-        client = hisock.ThreadedHiSockClient((HOST, self._life.port), f"{self._name}{len(self.all)}", "all")
+        client = hisock.ThreadedHiSockClient((HOST, self._life.port), f"{self.name}{len(self.all)}", "all")
         client.on("echo")(_nothing)
         self.all.append(client)
 
@@ -375,7 +374,7 @@ class HiSockSlot:
     def send(self) -> None:
         """Send the next number."""
         with self._lock:
-            item = f"{self._name}:{self._number}"
+            item = f"{self.name}:{self._number}"
             self._number += 1
             self.now.send("number", item)
             self._life.sent.append(item)
@@ -393,8 +392,7 @@ class HiSockSlot:
             "send": self.send,
             "send again": self.send,
             "recv": lambda: self.now.recv("echo", timeout=0.01),
-            "update": lambda: _update(self.now),
-            "change_name": lambda: self.now.change_name(f"{self._name}x"),
+            "change_name": lambda: self.now.change_name(f"{self.name}x"),
             "get_client": lambda: self.now.get_client(self.now.get_client_addr(), timeout=1.0),
         }.items()
 
@@ -405,11 +403,6 @@ def _nothing(_: str) -> None:
 
 def _ignore(_: BaseException) -> None:
     pass
-
-
-def _update(client: hisock.ThreadedHiSockClient) -> None:
-    client.blocking = False
-    client.update()
 
 
 class HiSockLifecycle(Lifecycle):
@@ -434,7 +427,7 @@ class HiSockLifecycle(Lifecycle):
         self.renew()
         self.slots = [HiSockSlot(name, self) for name in "ab"]
         for slot in self.slots:
-            self.actions |= {f"client.{name}()": action for name, action in slot.actions()}
+            self.actions |= {f"{slot.name}.{name}()": action for name, action in slot.actions()}
         self.actions |= {
             "server.close(), a new one": self.replace,
             "server.start()": lambda: self.server.start(error_handler=_ignore),

@@ -54,7 +54,7 @@ class Hands:
         """Wait until all is done; fail if something hangs, or raised what is not documented."""
         with self._condition:
             done = self._condition.wait_for(lambda: self._told == 0, PATIENCE)
-            assert done, f"it hangs: {self._doing}\n{_stacks()}"
+            assert done, f"it hangs: {self._doing}\n{stacks()}"
         assert not self.failures, "\n".join(self.failures)
 
     def end(self) -> None:
@@ -83,7 +83,8 @@ class Hands:
                 self._condition.notify_all()
 
 
-def _stacks() -> str:
+def stacks() -> str:
+    """What each thread is doing."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
