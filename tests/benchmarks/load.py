@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import json
 import os
 import pathlib
@@ -36,6 +37,21 @@ class Unavailable(Exception):
 
 class Failed(Exception):
     """A measurement went wrong; the message says how."""
+
+
+def open_files(count: int) -> None:
+    """Let this process, and those it starts, have that many files and connections open."""
+    try:
+        resource = importlib.import_module("resource")
+    except ImportError as error:
+        raise Unavailable(f"nothing is known of limits of open files here, and it takes {count}") from error
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    except (ValueError, OSError) as error:
+        raise Unavailable(f"takes {count} open files, and no more than {hard} are allowed (ulimit -Hn)") from error
 
 
 # The load generator.

@@ -28,7 +28,7 @@
 
 #define CONNECT_SECONDS 5.0       /* how long a connection is tried again */
 #define ANSWER_SECONDS 5          /* how long a blocking call waits for the server */
-#define JOIN_SECONDS 20           /* in which all clients of HiSock have to be welcomed */
+#define JOIN_SECONDS 20           /* in which all clients have to have their first answer, or to be welcomed by HiSock */
 #define QUIET_SECONDS 0.3         /* without a byte, after which nobody is told of those who joined any more */
 #define GRACE_SECONDS 30          /* past the asked for duration, after which an alarm ends the process */
 #define SERVE_SECONDS 3600        /* the longest life of `serve` */
@@ -272,7 +272,7 @@ static void connect_clients(int port) {
     for (long i = 0; i < echo.count; i++) connect_client(port, i);
 }
 
-static void forget_warmup(void) {
+static void forget_answers(void) {
     result.count = 0;
     for (long i = 0; i < echo.count; i++) echo.clients[i].answered = 0;
 }
@@ -283,12 +283,20 @@ static long served(void) {
     return count;
 }
 
+/* The server has accepted everybody then, and made what it makes for each. Who gets none is not waited for, but counted. */
+static void await_first_answers(void) {
+    double deadline = now() + JOIN_SECONDS;
+    while (served() < echo.alive && now() < deadline) serve_events();
+    forget_answers();
+}
+
 static void measure_round_trips(const char *mode, const char *size, double seconds, double warmup) {
     echo.read = receive_some;
     echo.complete = round_trip_complete;
     for (long i = 0; i < echo.count; i++) start_message(&echo.clients[i]);
+    await_first_answers();
     run_until(now() + warmup);
-    forget_warmup();
+    forget_answers();
     double start = now();
     run_until(start + seconds);
     double elapsed = now() - start;
@@ -300,7 +308,7 @@ static void run_echo(char **arguments) {
     int port = (int)whole("PORT", arguments[0], 1, 65535);
     long count = whole("CLIENTS", arguments[1], 1, 10000), size = whole("BYTES", arguments[2], 1, 16 << 20);
     double seconds = seconds_of("SECONDS", arguments[3]), warmup = seconds_of("WARMUP", arguments[4]);
-    alarm((unsigned)(seconds + warmup) + GRACE_SECONDS);
+    alarm((unsigned)(seconds + warmup) + JOIN_SECONDS + GRACE_SECONDS);
     prepare_messages(NULL, (size_t)size);
     prepare_clients(count);
     connect_clients(port);
@@ -349,7 +357,7 @@ static void run_command(char **arguments) {
     int port = (int)whole("PORT", arguments[0], 1, 65535);
     long count = whole("CLIENTS", arguments[1], 1, 10000), size = whole("BYTES", arguments[2], 1, 16 << 20);
     double seconds = seconds_of("SECONDS", arguments[3]), warmup = seconds_of("WARMUP", arguments[4]);
-    alarm((unsigned)(seconds + warmup) + JOIN_SECONDS + GRACE_SECONDS);
+    alarm((unsigned)(seconds + warmup) + 2 * JOIN_SECONDS + GRACE_SECONDS);
     prepare_messages("echo", (size_t)size);
     prepare_clients(count);
     join_clients(port);

@@ -24,6 +24,7 @@ BULK_BLOCK = 64 * KIB
 BULK_LIMIT = 60.0  # seconds for all of a bulk transfer
 IDLE_CONNECTIONS = 500
 SMALL = 64
+CROWD = 5000  # clients from which on only some take part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +136,11 @@ def require_possible(name: str) -> None:
         raise Unavailable("uvloop is not installed: the extra [benchmark] brings it")
 
 
+def files_for(connections: int) -> int:
+    """How many files a process has open that has so many connections, generously."""
+    return connections + connections // 8 + 256
+
+
 def require_proc() -> None:
     if not pathlib.Path("/proc/self/stat").exists():
         raise Unavailable("read from /proc, which only Linux has")
@@ -147,6 +153,7 @@ def measure_echo(clients: int, size: int, name: str, settings: Settings) -> dict
     require_possible(name)
     if name == "simplesockets-0.4.0-callback" and size > SMALL:
         raise Unavailable("keeps a copy of all it receives for ever: gigabytes within seconds")
+    load.open_files(files_for(clients))
     warmup = min(0.25, settings.seconds / 4)
     with load.server(name) as server:
         arguments = (server.port, clients, size, settings.seconds, warmup)
@@ -159,7 +166,9 @@ def measure_echo(clients: int, size: int, name: str, settings: Settings) -> dict
 ROUND_TRIPS = (Column("per_second", "round trips/s"), Column("p50_us", "p50 µs"), Column("p99_us", "p99 µs"))
 ECHO_SERVERS = (
     "ours-callback",
+    "ours-pool",
     "ours-polled",
+    "ours-pool-polled",
     "ours-2-pollers",
     "bare-thread",
     "bare-polled",
@@ -171,14 +180,28 @@ ECHO_SERVERS = (
 )
 
 
+# With thousands of threads everything takes long: of those that have one per client for whatever reason, the baseline
+# is enough.
+CROWD_SERVERS = (
+    "ours-callback",
+    "ours-pool",
+    "ours-polled",
+    "ours-pool-polled",
+    "bare-thread",
+    "asyncio",
+    "uvloop",
+    "ours-workers",
+)
+
+
 def echo_scenario(clients: int, size: int) -> Scenario:
     shown = f"{size} B" if size < KIB else f"{size // KIB} KiB"
     plural = "client" if clients == 1 else "clients"
     workers = ("ours-workers",) if clients > 1 else ()  # a single client is served by one process in any case
     return Scenario(
         name=f"echo-{clients}x{shown.replace(' ', '')}",
-        title=f"Round trips: {clients} {plural}, {shown}",
-        contestants=(*ECHO_SERVERS, *workers),
+        title=f"Round trips: {clients:,} {plural}, {shown}",
+        contestants=CROWD_SERVERS if clients >= CROWD else (*ECHO_SERVERS, *workers),
         columns=ROUND_TRIPS,
         measure=functools.partial(measure_echo, clients, size),
         baseline="bare-thread",
@@ -380,6 +403,8 @@ SCENARIOS = (
     echo_scenario(1, SMALL),
     echo_scenario(16, SMALL),
     echo_scenario(200, SMALL),
+    echo_scenario(1000, SMALL),
+    echo_scenario(5000, SMALL),
     echo_scenario(1, 64 * KIB),
     echo_scenario(16, 64 * KIB),
     Scenario(

@@ -235,14 +235,8 @@ def start_ours(**setup: object) -> Any:
     return server
 
 
-def ours_callback() -> None:
-    server = start_ours(on_receive=lambda client, address, data: client.send(data))
-    announce(server.address[1])
-    wait_forever()
-
-
-def ours_workers() -> None:
-    server = start_ours(on_receive=echo, workers=2)
+def ours_callback(**setup: object) -> None:
+    server = start_ours(on_receive=echo, **setup)
     announce(server.address[1])
     wait_forever()
 
@@ -251,8 +245,8 @@ def echo(client: Any, address: Any, data: bytes) -> None:  # where worker proces
     client.send(data)
 
 
-def ours_polled(pollers: int = 1) -> None:
-    server = start_ours()
+def ours_polled(pollers: int = 1, **setup: object) -> None:
+    server = start_ours(**setup)
     announce(server.address[1])
 
     def poll() -> None:
@@ -367,8 +361,10 @@ COMMANDS: dict[str, Callable[[], None]] = {
 
 ECHO: dict[str, Callable[[], None]] = {
     "ours-callback": ours_callback,
-    "ours-workers": ours_workers,
+    "ours-pool": lambda: ours_callback(engine="pool"),
+    "ours-workers": lambda: ours_callback(workers=2),
     "ours-polled": ours_polled,
+    "ours-pool-polled": lambda: ours_polled(engine="pool"),
     "ours-2-pollers": lambda: ours_polled(2),
     "bare-thread": lambda: bare_thread(echo_blocking),
     "bare-polled": bare_polled,
