@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from . import calls, load
 from .load import Failed, Unavailable
 
+HOST = "127.0.0.1"
 MIB = 1 << 20
 KIB = 1 << 10
 BULK_BLOCK = 64 * KIB
 BULK_LIMIT = 60.0  # seconds for all of a bulk transfer
-IDLE_CONNECTIONS = 500
+SERVED_LIMIT = 20.0  # seconds in which all silent connections have to be answered again
 SMALL = 64
 CROWD = 5000  # clients from which on only some take part
 
@@ -123,7 +124,7 @@ def _measure_once(scenario: Scenario, outcome: Outcome, settings: Settings) -> N
 def _note_oddities(outcome: Outcome, figures: dict[str, float]) -> None:
     unserved = int(figures.get("clients", 0) - figures.get("served", 0))
     if unserved:
-        outcome.note(f"{unserved} of {figures['clients']:.0f} clients got no answer while it was measured")
+        outcome.note(f"{unserved} of {figures['clients']:.0f} clients got no answer")
     if figures.get("errors"):
         outcome.note(f"{figures['errors']:.0f} connections failed")
 
@@ -227,15 +228,17 @@ def measure_rate(name: str, settings: Settings) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def idle_connections(port: int, count: int) -> Iterator[None]:
+def idle_connections(port: int, count: int) -> Iterator[list[socket.socket]]:
     """That many clients, silent after a round trip: the server has made all that it makes for each."""
     with contextlib.ExitStack() as stack:
+        connections: list[socket.socket] = []
         try:
             for _ in range(count):
-                _round_trip(stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10.0)))
+                connections.append(stack.enter_context(socket.create_connection((HOST, port), timeout=10.0)))
+                _round_trip(connections[-1])
         except OSError as error:
             raise Failed(f"no round trip before the silence: {error}") from error
-        yield
+        yield connections
 
 
 def _round_trip(connection: socket.socket) -> None:
@@ -249,15 +252,40 @@ def _round_trip(connection: socket.socket) -> None:
         missing -= len(data)
 
 
-def measure_memory(name: str, settings: Settings) -> dict[str, float]:
+def served_of(connections: Sequence[socket.socket]) -> int:
+    """How many are still answered, all together within SERVED_LIMIT."""
+    deadline, served = time.perf_counter() + SERVED_LIMIT, 0
+    for connection in connections:
+        connection.settimeout(max(0.01, min(SERVED_LIMIT / 4, deadline - time.perf_counter())))
+        with contextlib.suppress(OSError):
+            _round_trip(connection)
+            served += 1
+    return served
+
+
+def measure_memory(connections: int, name: str, settings: Settings) -> dict[str, float]:
     require_proc()
     require_possible(name)
+    load.open_files(files_for(connections))
     # One connection first: what is made once, for the first, is not the price of each.
     with load.server(name) as server, idle_connections(server.port, 1):
         before = settled_memory(server.pid)
-        with idle_connections(server.port, IDLE_CONNECTIONS):
+        with idle_connections(server.port, connections) as idle:
             after = settled_memory(server.pid)
-    return {"kib_each": (after - before) / IDLE_CONNECTIONS}
+            served = served_of(idle)  # nobody may have been lost in the silence
+    return {"kib_each": (after - before) / connections, "clients": connections, "served": served}
+
+
+def memory_scenario(name: str, connections: int, *contestants: str) -> Scenario:
+    return Scenario(
+        name=name,
+        title=f"Resident memory of each of {connections:,} silent connections",
+        contestants=contestants,
+        columns=(Column("kib_each", "KiB each", 1), Column("served", "served afterwards")),
+        measure=functools.partial(measure_memory, connections),
+        baseline="bare-thread",
+        higher_is_better=False,
+    )
 
 
 def settled_memory(pid: int) -> int:
@@ -444,6 +472,7 @@ SCENARIOS = (
         title="Connect, one round trip, close: one after the other",
         contestants=(
             "ours-callback",
+            "ours-pool",
             "bare-thread",
             "socketserver",
             "asyncio",
@@ -469,15 +498,17 @@ SCENARIOS = (
         measure=measure_idle,
         higher_is_better=False,
     ),
-    Scenario(
-        name="memory",
-        title=f"Resident memory of each of {IDLE_CONNECTIONS} silent connections",
-        contestants=("ours-callback", "bare-thread", "socketserver", "asyncio"),
-        columns=(Column("kib_each", "KiB each", 1),),
-        measure=measure_memory,
-        baseline="bare-thread",
-        higher_is_better=False,
+    memory_scenario(
+        "memory",
+        500,
+        "ours-callback",
+        "ours-pool",
+        "ours-pool-polled",
+        "bare-thread",
+        "socketserver",
+        "asyncio",
     ),
+    memory_scenario("memory-5000", 5000, "ours-pool", "bare-thread", "asyncio"),
     Scenario(
         name="frames",
         title="A loop that sleeps to a pace of 60 frames a second",
