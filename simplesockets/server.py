@@ -250,10 +250,9 @@ class Server_Client:
     def __bool__(self) -> bool:
         return True
 
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("_") or name == "socket":
-            raise AttributeError(name)
-        return getattr(self.socket, name)
+    if TYPE_CHECKING:  # see _OfTheSocket
+
+        def __getattr__(self, name: str) -> object: ...
 
     def __repr__(self) -> str:
         state = "open" if self.ending is None else str(self.ending)
@@ -264,6 +263,22 @@ class Server_Client:
         connection = self.__dict__.get("_connection")
         if connection is not None and connection.kept:
             connection.close()
+
+
+class _OfTheSocket:
+    """An attribute that is the socket's, unless the program sets one of that name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, client: Server_Client | None, owner: type[Server_Client]) -> object:
+        return self if client is None else getattr(client.socket, self._name)
+
+
+# Not by __getattr__(): every attribute of a class that has it takes several times as long.
+for _name in {*dir(Socket), *dir(tls.SealedSocket)}:
+    if not _name.startswith("_") and not hasattr(Server_Client, _name):
+        setattr(Server_Client, _name, _OfTheSocket(_name))
 
 
 EngineName = Literal["threads", "pool"]
