@@ -1,6 +1,9 @@
 /* The benchmarks' load generator: one thread, epoll, one JSON object on standard output.
 
      loadgen echo PORT CLIENTS BYTES SECONDS WARMUP      round trips; each client keeps one message under way
+     loadgen paced PORT CLIENTS BYTES RATE SECONDS WARMUP
+                                                         messages of all clients together at so many a second, whether or not
+                                                         the answers keep up; latencies from when each message was due
      loadgen command PORT CLIENTS BYTES SECONDS WARMUP   the same with clients of HiSock and the command "echo"
      loadgen fanout PORT CLIENTS BYTES SECONDS           one client sends the command "all", which all have to receive
      loadgen rate PORT BYTES SECONDS                     connect, one round trip, close: one after the other
@@ -23,12 +26,14 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #define CONNECT_SECONDS 5.0       /* how long a connection is tried again */
 #define ANSWER_SECONDS 5          /* how long a blocking call waits for the server */
 #define JOIN_SECONDS 20           /* in which all clients have to have their first answer, or to be welcomed by HiSock */
+#define ANSWERS_SECONDS 3.0       /* that the last messages of `paced` have to be answered in */
 #define QUIET_SECONDS 0.3         /* without a byte, after which nobody is told of those who joined any more */
 #define GRACE_SECONDS 30          /* past the asked for duration, after which an alarm ends the process */
 #define SERVE_SECONDS 3600        /* the longest life of `serve` */
@@ -38,6 +43,7 @@
 #define LETTERS 26                /* clients send different letters, so that answers to somebody else are noticed */
 #define CHUNK (256 * 1024)
 #define EVENTS 256
+#define TIMER UINT64_MAX          /* among the events, where clients have their index */
 
 struct client {
     int fd; /* -1 once it is given up */
@@ -231,6 +237,7 @@ static void serve_events(void) {
     struct epoll_event events[EVENTS];
     int count = epoll_wait(echo.epoll, events, EVENTS, 50);
     for (int i = 0; i < count; i++) {
+        if (events[i].data.u64 == TIMER) continue; /* it has ended the wait, which is all it is for */
         struct client *client = &echo.clients[events[i].data.u64];
         if (client->fd >= 0 && events[i].events & EPOLLOUT) send_rest(client);
         if (client->fd >= 0 && events[i].events & ~(uint32_t)EPOLLOUT) echo.read(client);
@@ -313,6 +320,108 @@ static void run_echo(char **arguments) {
     prepare_clients(count);
     connect_clients(port);
     measure_round_trips("echo", arguments[2], seconds, warmup);
+}
+
+/* paced: message n of all is due at n / rate and of client n % clients. One that waits for an answer sends it as soon as it
+   has that, but it was due when it was due: what is slow for a while is seen in all the messages that waited for it. */
+
+static struct {
+    int timer;
+    double start, interval; /* seconds between two messages, whoever's they are */
+    double counted;         /* those due earlier were the warm-up */
+    long next;              /* the message that is due next */
+    long *begun, *due;      /* of each client: how many it began to send, and how many should have been */
+} paced;
+
+static double due_time(long number) {
+    return paced.start + (double)number * paced.interval;
+}
+
+static void begin_paced(struct client *client) {
+    long index = client - echo.clients;
+    start_message(client);
+    client->started = due_time(paced.begun[index]++ * echo.count + index);
+}
+
+static void keep_paced(double due) {
+    if (due >= paced.counted) keep_sample(now() - due);
+}
+
+static void paced_complete(struct client *client) {
+    long index = client - echo.clients;
+    keep_paced(client->started);
+    client->answered++;
+    if (paced.begun[index] < paced.due[index]) begin_paced(client);
+}
+
+static void begin_due(double end) {
+    for (; due_time(paced.next) <= now() && due_time(paced.next) < end; paced.next++) {
+        long index = paced.next % echo.count;
+        struct client *client = &echo.clients[index];
+        int idle = client->answered == paced.begun[index];
+        paced.due[index]++;
+        if (idle && client->fd >= 0) begin_paced(client);
+    }
+}
+
+static void wake_at(double time) {
+    struct itimerspec at = {.it_value = {(time_t)time, (long)((time - (double)(time_t)time) * 1e9)}};
+    if (timerfd_settime(paced.timer, TFD_TIMER_ABSTIME, &at, NULL)) fail(1, "timerfd_settime: %s", strerror(errno));
+}
+
+static void prepare_pace(double rate, double warmup) {
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = TIMER}; /* ET: it need not be read */
+    paced.timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+    if (paced.timer < 0 || epoll_ctl(echo.epoll, EPOLL_CTL_ADD, paced.timer, &event))
+        fail(1, "timerfd: %s", strerror(errno));
+    paced.begun = allocate((size_t)echo.count, sizeof(long));
+    paced.due = allocate((size_t)echo.count, sizeof(long));
+    paced.interval = 1 / rate;
+    paced.start = now();
+    paced.counted = paced.start + warmup;
+}
+
+/* What has no answer at the end counts with the time that it has waited: leaving it out would make slow servers fast. */
+static long keep_unanswered(void) {
+    long count = 0;
+    for (long i = 0; i < echo.count; i++)
+        for (long n = echo.clients[i].answered; n < paced.due[i]; n++, count++) keep_paced(due_time(n * echo.count + i));
+    return count;
+}
+
+static int any_unanswered(void) {
+    for (long i = 0; i < echo.count; i++)
+        if (echo.clients[i].fd >= 0 && echo.clients[i].answered < paced.due[i]) return 1;
+    return 0;
+}
+
+static void keep_pace(double rate, double seconds, double warmup) {
+    prepare_pace(rate, warmup);
+    double end = paced.counted + seconds;
+    while (now() < end && echo.alive > 0) {
+        begin_due(end);
+        wake_at(due_time(paced.next));
+        serve_events();
+    }
+    while (any_unanswered() && now() < end + ANSWERS_SECONDS) serve_events();
+}
+
+static void run_paced(char **arguments) {
+    int port = (int)whole("PORT", arguments[0], 1, 65535);
+    long count = whole("CLIENTS", arguments[1], 1, 10000), size = whole("BYTES", arguments[2], 1, 16 << 20);
+    double rate = (double)whole("RATE", arguments[3], 1, 1000000);
+    double seconds = seconds_of("SECONDS", arguments[4]), warmup = seconds_of("WARMUP", arguments[5]);
+    alarm((unsigned)(seconds + warmup) + GRACE_SECONDS);
+    prepare_messages(NULL, (size_t)size);
+    prepare_clients(count);
+    connect_clients(port);
+    echo.read = receive_some;
+    echo.complete = paced_complete;
+    keep_pace(rate, seconds, warmup);
+    long unanswered = keep_unanswered();
+    printf("{\"mode\": \"paced\", \"clients\": %ld, \"bytes\": %ld, \"served\": %ld, ", count, size, served());
+    printf("\"unanswered\": %ld, ", unanswered);
+    print_samples(seconds);
 }
 
 /* command and fanout: clients of HiSock. All are told of each that joins, which is read and dropped before anything is
@@ -539,6 +648,7 @@ static const struct {
     const char *usage;
 } modes[] = {
     {"echo", run_echo, 5, "PORT CLIENTS BYTES SECONDS WARMUP"},
+    {"paced", run_paced, 6, "PORT CLIENTS BYTES RATE SECONDS WARMUP"},
     {"command", run_command, 5, "PORT CLIENTS BYTES SECONDS WARMUP"},
     {"fanout", run_fanout, 4, "PORT CLIENTS BYTES SECONDS"},
     {"rate", run_rate, 3, "PORT BYTES SECONDS"},
@@ -555,5 +665,5 @@ int main(int count, char **arguments) {
         modes[i].run(arguments + 2);
         return 0;
     }
-    fail(2, "usage: loadgen echo|command|fanout|rate|bulk|serve ARGUMENTS...");
+    fail(2, "usage: loadgen echo|paced|command|fanout|rate|bulk|serve ARGUMENTS...");
 }

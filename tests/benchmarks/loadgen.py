@@ -22,6 +22,7 @@ from collections.abc import Callable
 CONNECT_SECONDS = 5.0  # how long a connection is tried again
 ANSWER_SECONDS = 5.0  # how long a blocking call waits for the server
 JOIN_SECONDS = 20.0  # in which all clients have to have their first answer, or to be welcomed by HiSock
+ANSWERS_SECONDS = 3.0  # that the last messages of `paced` have to be answered in
 QUIET_SECONDS = 0.3  # without a byte, after which nobody is told of those who joined any more
 GRACE_SECONDS = 30.0  # past the asked for duration, after which the process ends whatever happens
 SERVE_SECONDS = 3600.0  # the longest life of `serve`
@@ -166,8 +167,8 @@ class Echo:
         while self.alive and clock() < deadline and len(latencies) < MAX_SAMPLES:
             self.serve_events(self.receive_some)
 
-    def serve_events(self, read: Callable[[Client], None]) -> None:
-        for key, events in self.selector.select(0.05):
+    def serve_events(self, read: Callable[[Client], None], timeout: float = 0.05) -> None:
+        for key, events in self.selector.select(timeout):
             if events & selectors.EVENT_WRITE:
                 self.send_rest(key.data)
             if events & selectors.EVENT_READ and key.data.connection.fileno() >= 0:
@@ -187,6 +188,72 @@ class Echo:
 
     def served(self) -> int:
         return sum(client.answered > 0 for client in self.clients)
+
+
+class Paced(Echo):
+    """Messages at a rate, whether or not the answers keep up: number n of all is due at n / rate.
+
+    A client that waits for an answer sends it as soon as it has that, but it was due when it was due.
+    """
+
+    def keep_pace(self, rate: float, seconds: float, warmup: float) -> None:
+        self.begun = [0] * len(self.clients)  # of each client: how many messages it began to send
+        self.due = [0] * len(self.clients)  # and how many it should have
+        self.number = {id(client): number for number, client in enumerate(self.clients)}
+        self.interval, self.began = 1 / rate, clock()
+        self.counted = self.began + warmup  # those due earlier were the warm-up
+        end, following = self.counted + seconds, 0
+        while self.alive and clock() < end:
+            following = self.begin_due(following, end)
+            wait = self.due_time(following) - clock()
+            # Selectors wait for whole milliseconds: what is due before the next one ends is waited for awake.
+            self.serve_events(self.receive_some, max(0.0, min(wait, 0.05) - 0.001))
+        while self.any_unanswered() and clock() < end + ANSWERS_SECONDS:
+            self.serve_events(self.receive_some)
+
+    def due_time(self, number: int) -> float:
+        return self.began + number * self.interval
+
+    def begin_due(self, following: int, end: float) -> int:
+        while self.due_time(following) <= min(clock(), end):
+            number = following % len(self.clients)
+            client = self.clients[number]
+            self.due[number] += 1
+            if client.answered == self.begun[number] and client.connection.fileno() >= 0:
+                self.begin(client, number)
+            following += 1
+        return following
+
+    def begin(self, client: Client, number: int) -> None:
+        self.start(client)
+        client.started = self.due_time(self.begun[number] * len(self.clients) + number)
+        self.begun[number] += 1
+
+    def keep(self, due: float) -> None:
+        if due >= self.counted:
+            self.samples.latencies.append(clock() - due)
+
+    def complete(self, client: Client) -> None:
+        number = self.number[id(client)]
+        self.keep(client.started)
+        client.answered += 1
+        if self.begun[number] < self.due[number]:
+            self.begin(client, number)
+
+    def any_unanswered(self) -> bool:
+        return any(
+            client.answered < due and client.connection.fileno() >= 0
+            for client, due in zip(self.clients, self.due, strict=True)
+        )
+
+    def keep_unanswered(self) -> int:
+        """With the time that they have waited: leaving them out would make slow servers fast."""
+        count = 0
+        for number, client in enumerate(self.clients):
+            for turn in range(client.answered, self.due[number]):
+                self.keep(self.due_time(turn * len(self.clients) + number))
+                count += 1
+        return count
 
 
 def framed(body: bytes) -> bytes:
@@ -274,6 +341,15 @@ def measure_round_trips(kind: type[Echo], mode: str, *arguments: str) -> dict[st
     return shape | echo.samples.summary(elapsed)
 
 
+def run_paced(port: str, clients: str, size: str, rate: str, seconds: str, warmup: str) -> dict[str, object]:
+    end_after(float(seconds) + float(warmup) + GRACE_SECONDS)
+    paced = Paced(int(port), int(clients), int(size))
+    paced.keep_pace(float(rate), float(seconds), float(warmup))
+    unanswered = paced.keep_unanswered()
+    shape = {"mode": "paced", "clients": int(clients), "bytes": int(size), "served": paced.served()}
+    return shape | {"unanswered": unanswered} | paced.samples.summary(float(seconds))
+
+
 def run_fanout(port: str, clients: str, size: str, seconds: str) -> dict[str, object]:
     end_after(float(seconds) + JOIN_SECONDS + GRACE_SECONDS)
     fanout = Fanout(int(port), int(clients), int(size))
@@ -353,6 +429,7 @@ def run_serve() -> None:
 
 MODES: dict[str, tuple[Callable[..., dict[str, object] | None], str]] = {
     "echo": (functools.partial(measure_round_trips, Echo, "echo"), "PORT CLIENTS BYTES SECONDS WARMUP"),
+    "paced": (run_paced, "PORT CLIENTS BYTES RATE SECONDS WARMUP"),
     "command": (functools.partial(measure_round_trips, Commands, "command"), "PORT CLIENTS BYTES SECONDS WARMUP"),
     "fanout": (run_fanout, "PORT CLIENTS BYTES SECONDS"),
     "rate": (run_rate, "PORT BYTES SECONDS"),
@@ -363,7 +440,7 @@ MODES: dict[str, tuple[Callable[..., dict[str, object] | None], str]] = {
 
 def main(arguments: list[str]) -> int:
     mode, values = (arguments[0], arguments[1:]) if arguments else ("", [])
-    run, usage = MODES.get(mode, (None, "echo|command|fanout|rate|bulk|serve ARGUMENTS..."))
+    run, usage = MODES.get(mode, (None, "echo|paced|command|fanout|rate|bulk|serve ARGUMENTS..."))
     if run is None or len(values) != len(usage.split()):
         print(f"loadgen: usage: loadgen {mode if run else ''} {usage}", file=sys.stderr)
         return 2

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
 import os
 import pathlib
-import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from . import calls, load
+from .connections import Sleepers, idle_connections, served_of
 from .load import Failed, Unavailable
 
-HOST = "127.0.0.1"
 MIB = 1 << 20
 KIB = 1 << 10
 BULK_BLOCK = 64 * KIB
 BULK_LIMIT = 60.0  # seconds for all of a bulk transfer
-SERVED_LIMIT = 20.0  # seconds in which all silent connections have to be answered again
 SMALL = 64
 CROWD = 5000  # clients from which on only some take part
 
@@ -125,6 +122,8 @@ def _note_oddities(outcome: Outcome, figures: dict[str, float]) -> None:
     unserved = int(figures.get("clients", 0) - figures.get("served", 0))
     if unserved:
         outcome.note(f"{unserved} of {figures['clients']:.0f} clients got no answer")
+    if figures.get("unanswered"):
+        outcome.note(f"{figures['unanswered']:.0f} messages had no answer in the end, and count as if they had then")
     if figures.get("errors"):
         outcome.note(f"{figures['errors']:.0f} connections failed")
 
@@ -227,42 +226,6 @@ def measure_rate(name: str, settings: Settings) -> dict[str, float]:
     return figures
 
 
-@contextlib.contextmanager
-def idle_connections(port: int, count: int) -> Iterator[list[socket.socket]]:
-    """That many clients, silent after a round trip: the server has made all that it makes for each."""
-    with contextlib.ExitStack() as stack:
-        connections: list[socket.socket] = []
-        try:
-            for _ in range(count):
-                connections.append(stack.enter_context(socket.create_connection((HOST, port), timeout=10.0)))
-                _round_trip(connections[-1])
-        except OSError as error:
-            raise Failed(f"no round trip before the silence: {error}") from error
-        yield connections
-
-
-def _round_trip(connection: socket.socket) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.sendall(b"x" * SMALL)
-    missing = SMALL
-    while missing > 0:
-        data = connection.recv(missing)
-        if not data:
-            raise ConnectionError("the server closed the connection")
-        missing -= len(data)
-
-
-def served_of(connections: Sequence[socket.socket]) -> int:
-    """How many are still answered, all together within SERVED_LIMIT."""
-    deadline, served = time.perf_counter() + SERVED_LIMIT, 0
-    for connection in connections:
-        connection.settimeout(max(0.01, min(SERVED_LIMIT / 4, deadline - time.perf_counter())))
-        with contextlib.suppress(OSError):
-            _round_trip(connection)
-            served += 1
-    return served
-
-
 def measure_memory(connections: int, name: str, settings: Settings) -> dict[str, float]:
     require_proc()
     require_possible(name)
@@ -325,6 +288,35 @@ def processor_time(pid: int) -> float:
     stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
     fields = stat.rpartition(")")[2].split()  # the name before it may contain blanks
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# Many clients beside some whose callbacks sleep.
+
+NEIGHBOURS, SLEEPERS = 100, 10
+PACE = 5000  # messages a second of all the neighbours together
+SETTLING = 1.0  # seconds that are not counted: who is slow has to be found out
+NEIGHBOURLY = ("ours-callback", "ours-pool", "bare-thread")
+
+
+def measure_paced_neighbours(name: str, settings: Settings) -> dict[str, float]:
+    with load.server(name, "--sleepy") as server, Sleepers(server.port, SLEEPERS) as sleepers:
+        arguments = (server.port, NEIGHBOURS, SMALL, PACE, settings.seconds, SETTLING)
+        figures = load.generate("paced", *arguments, seconds=settings.seconds)
+        slept = sleepers.answers
+    return figures | {"slept": slept / (settings.seconds + SETTLING)}
+
+
+def measure_saturated_neighbours(name: str, settings: Settings) -> dict[str, float]:
+    def saturate(sleepers: int) -> dict[str, float]:
+        with load.server(name, "--sleepy") as server, Sleepers(server.port, sleepers):
+            arguments = (server.port, NEIGHBOURS, SMALL, settings.seconds, SETTLING)
+            return load.generate("echo", *arguments, seconds=settings.seconds)
+
+    without = saturate(0)["per_second"]
+    figures = saturate(SLEEPERS)
+    if not without or not figures["count"]:
+        raise Failed("no round trip was completed")
+    return figures | {"without": without, "of_without": figures["per_second"] / without}
 
 
 # Bulk, files and frames.
@@ -509,6 +501,32 @@ SCENARIOS = (
         "asyncio",
     ),
     memory_scenario("memory-5000", 5000, "ours-pool", "bare-thread", "asyncio"),
+    Scenario(
+        name="neighbours-paced",
+        title=f"Latency of {NEIGHBOURS} clients, {PACE:,} messages/s in all, beside {SLEEPERS} whose callbacks sleep",
+        contestants=NEIGHBOURLY,
+        columns=(
+            Column("p99_us", "p99 µs"),
+            Column("p50_us", "p50 µs"),
+            Column("unanswered", "unanswered"),
+            Column("slept", "sleepers' answers/s", 1),
+        ),
+        measure=measure_paced_neighbours,
+        baseline="bare-thread",
+        higher_is_better=False,
+    ),
+    Scenario(
+        name="neighbours-saturated",
+        title=f"Round trips: {NEIGHBOURS} clients, {SMALL} B, beside {SLEEPERS} whose callbacks sleep",
+        contestants=NEIGHBOURLY,
+        columns=(
+            *ROUND_TRIPS,
+            Column("without", "without sleepers"),
+            Column("of_without", "of that without", 2),
+        ),
+        measure=measure_saturated_neighbours,
+        baseline="bare-thread",
+    ),
     Scenario(
         name="frames",
         title="A loop that sleeps to a pace of 60 frames a second",

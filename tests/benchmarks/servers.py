@@ -1,8 +1,10 @@
-"""The servers that are compared: `python -m tests.benchmarks.servers NAME [--sink BYTES | --file PATH]` runs one.
+"""The servers that are compared: `python -m tests.benchmarks.servers NAME [--sink BYTES | --file PATH | --sleepy]`
+runs one.
 
 It prints its port as a line and serves until its standard input ends. Without options it is an echo
 server; with `--sink` it only counts, and answers one byte when that many have arrived on a connection; with
-`--file` it sends the file to everybody who connects.
+`--file` it sends the file to everybody who connects; with `--sleepy` an echo server sleeps over messages that begin
+with SLEEPY.
 Those of HiSock send the command `echo` back to whom it came from, and the command `all` to everybody.
 
 Everybody listens on a free port of the loopback interface. All but those of HiSock, which are taken as they
@@ -16,11 +18,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import importlib
 import os
 import socket
 import socketserver
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
@@ -32,6 +36,8 @@ MIB = 1 << 20
 OLD_RECEIVE = 65536 + 1
 HOST = "127.0.0.1"
 RECEIPT = b"."
+SLEEPY = b"!"
+SLEEP = 0.2  # seconds, over a message that begins so
 
 
 def announce(port: int) -> None:
@@ -61,6 +67,15 @@ def echo_blocking(connection: socket.socket) -> None:
     no_delay(connection)
     with contextlib.suppress(OSError), connection:
         while data := connection.recv(RECEIVE):
+            connection.sendall(data)
+
+
+def echo_sleepily(connection: socket.socket) -> None:
+    no_delay(connection)
+    with contextlib.suppress(OSError), connection:
+        while data := connection.recv(RECEIVE):
+            if data.startswith(SLEEPY):
+                time.sleep(SLEEP)
             connection.sendall(data)
 
 
@@ -245,6 +260,17 @@ def echo(client: Any, address: Any, data: bytes) -> None:  # where worker proces
     client.send(data)
 
 
+def ours_sleepy(**setup: object) -> None:
+    def answer(client: Any, address: Any, data: bytes) -> None:
+        if data.startswith(SLEEPY):
+            time.sleep(SLEEP)
+        client.send(data)
+
+    server = start_ours(on_receive=answer, **setup)
+    announce(server.address[1])
+    wait_forever()
+
+
 def ours_polled(pollers: int = 1, **setup: object) -> None:
     server = start_ours(**setup)
     announce(server.address[1])
@@ -376,6 +402,12 @@ ECHO: dict[str, Callable[[], None]] = {
     "simplesockets-0.4.0-2-pollers": lambda: old_polled(2),
 }
 
+SLEEPING: dict[str, Callable[[], None]] = {
+    "ours-callback": ours_sleepy,
+    "ours-pool": lambda: ours_sleepy(engine="pool"),
+    "bare-thread": lambda: bare_thread(echo_sleepily),
+}
+
 SINK: dict[str, Callable[[int], None]] = {
     "ours-callback": ours_callback_sink,
     "ours-callback-2048": lambda expect: ours_callback_sink(expect, recv_buffer=2048),
@@ -396,22 +428,27 @@ FILE: dict[str, Callable[[str], None]] = {
 }
 
 
+def chosen(arguments: argparse.Namespace) -> Callable[[], None] | None:
+    name = arguments.name
+    if arguments.file:
+        return functools.partial(FILE[name], arguments.file) if name in FILE else None
+    if arguments.sink is not None:
+        return functools.partial(SINK[name], arguments.sink) if name in SINK else None
+    return (SLEEPING if arguments.sleepy else {**ECHO, **COMMANDS}).get(name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="One server, on a free port which it prints.")
     parser.add_argument("name", choices=sorted({*ECHO, *COMMANDS, *SINK, *FILE}))
     parser.add_argument("--sink", type=int, metavar="BYTES", help="only count, and say when so many have arrived")
     parser.add_argument("--file", metavar="PATH", help="send this file to everybody who connects")
+    parser.add_argument("--sleepy", action="store_true", help="sleep over messages that begin with SLEEPY")
     arguments = parser.parse_args()
-    name, answering = arguments.name, {**ECHO, **COMMANDS}
-    if name not in (FILE if arguments.file else answering if arguments.sink is None else SINK):
-        parser.error(f"{name} cannot do that")
+    serve = chosen(arguments)
+    if serve is None:
+        parser.error(f"{arguments.name} cannot do that")
     with contextlib.suppress(KeyboardInterrupt):
-        if arguments.file:
-            FILE[name](arguments.file)
-        elif arguments.sink is None:
-            answering[name]()
-        else:
-            SINK[name](arguments.sink)
+        serve()
 
 
 if __name__ == "__main__":
