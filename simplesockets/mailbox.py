@@ -7,6 +7,8 @@ core, and, worse, holds the interpreter lock while the readers need it. So a fla
   :data:`QUICK` seconds between its reads (of any flag). A frame loop that looks once per frame never gets there.
 * A thread that spins and then handles what came spins on. So a pause that is no longer than :data:`BUSY` only costs
   it :data:`BUSY_COST` of its reads; a longer one, all of them.
+* A wait that ended by something that came is followed by :data:`AGAIN` reads that do not wait: a single look after
+  that was handled is no spin.
 * It waits for at most :data:`LONGEST_WAIT`, then the read returns False after all: the loop's other work goes on.
 * Each server and each client has a :class:`Bell`. Whatever happens there rings it, and every thread that waits for
   that bell wakes. A thread that polls several objects waits for all their bells at once.
@@ -41,6 +43,8 @@ BUSY = 0.001
 """Seconds in which a thread that spins handles what came. Shorter than the pause of any frame loop."""
 BUSY_COST = 4
 """Quick reads that it has to make up for that."""
+AGAIN = 3
+"""Quick reads that a thread whose wait ended by something that came makes before it waits again."""
 LONGEST_WAIT = 0.05
 """Seconds that a False read takes at most."""
 LOOKS = 8
@@ -293,6 +297,8 @@ class Flag:
             thread.reads[self] = count
         if count > SPIN_READS:
             self._wait(thread)
+            if self._value:  # one look more, after what came was handled, is no spin yet
+                thread.reads[self] = SPIN_READS - AGAIN
         thread.last_read = time.perf_counter()
         return self._value
 
