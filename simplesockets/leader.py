@@ -104,7 +104,7 @@ class Parked(Sleeper):
         self.connection = connection
         self.step = connection.step if type(connection.stream) is Stream else self._step_all
         self.fd = connection.stream.socket.fileno()
-        self.held = False  # who lost the lead is in the middle of its step
+        self.held: tuple[Term, ...] = ()  # of those who lost the lead: one in the middle of its step, others about to
         self.muted = False  # the selector does not know its socket
         self.evict = False  # let it out when it is not held any more
         self.odd = False  # any of these
@@ -320,17 +320,17 @@ class ParkingLot:
             self._terms += 1
         if former is not None and (busy := former.serving) is not None:
             former.holds = busy
-            busy.held = busy.odd = True
+            busy.held = (*busy.held, former)
+            busy.odd = True
 
     def _leave(self, term: Term) -> None:
         with self._lock:
             self._terms -= 1
-            held = term.holds
             if self._leader is term:
-                self._leader = None
-                self.waiting = False
-                held = term.serving  # nobody, but where a signal handler raised
-            goes_out = held is not None and not self._let_go(held, interrupted=term.serving is held)
+                self._take_lead(None)  # it holds nobody then, but where a signal handler raised
+            if (held := term.holds) is not None and term.serving is held:
+                held.evict = True  # … and nobody knows where
+            goes_out = held is not None and self._let_go(held, term)
         if held is not None and goes_out:
             self._let_out(held, Step.MORE)
         if self._dozing:
@@ -338,16 +338,20 @@ class ParkingLot:
         if self._closed:
             self._tidy()
 
-    def _let_go(self, held: Parked, *, interrupted: bool) -> bool:
-        # Under the lock, by who held it. Gives whether it stays.
-        if held.evict or interrupted or held.outcome is not None:
+    def _let_go(self, held: Parked, term: Term) -> bool:
+        # Under the lock, by who held it. Gives whether it goes out.
+        others = tuple(each for each in held.held if each is not term)
+        if others:
+            held.held = others  # the last of them sees to it
             return False
-        held.held = held.odd = False
+        if held.evict or held.outcome is not None:
+            return True  # it stays held, so that nobody else lets it out
+        held.held, held.odd = (), False
         if held.muted and self._parked.get(held.fd) is held:
             held.muted = False
             with contextlib.suppress(OSError, ValueError):
                 self._epoll.register(held.fd, _LOOK if held.connection.closing else _IN)
-        return True
+        return False
 
     def lead(self, timeout: float, ready: Callable[[], bool]) -> bool:
         """Called by a thread that would only wait: read meanwhile, until something came or it is ``ready``.
@@ -450,7 +454,7 @@ class ParkingLot:
                 self._search = SEARCH
         held = term.holds
         if held is not None and held.outcome is None and held.tries_patience():
-            self._let_out(held, _MORE)
+            held.evict = True
 
     def _serve_timed(self, term: Term, event: tuple[int, int]) -> None:
         parked = self._parked.get(event[0])
