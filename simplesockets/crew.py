@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -50,33 +51,41 @@ class Crew:
             RuntimeError: no thread is there, and the system gives none. The task will not run then.
         """
         with self._lock:
-            self._tasks.append(task)
+            if at_once:
+                self._tasks.appendleft(task)  # the new thread is not for one of those that can wait
+            else:
+                self._tasks.append(task)
             if self._idle >= len(self._tasks):
                 self._ready.notify()
             elif at_once or len(self._threads) < AT_ONCE:
-                self._grow(task)
-            elif not self._looking:
-                self._looking = True
-                self._later(HURRY, self._look)
+                try:
+                    self._grow()
+                except RuntimeError:
+                    if not self._threads:
+                        self._tasks.remove(task)
+                        raise
+                    self._look_later()  # those that are there may stay where they are for ever
+            else:
+                self._look_later()
+
+    def _look_later(self) -> None:
+        if not self._looking:
+            self._looking = True
+            self._later(HURRY, self._look)
 
     def _look(self) -> None:
         with self._lock:
-            self._looking = bool(self._tasks)
-            if self._looking:
-                self._grow(self._tasks[0])
-                self._later(HURRY, self._look)
+            self._looking = False
+            if self._tasks:
+                with contextlib.suppress(RuntimeError):
+                    self._grow()
+                self._look_later()
 
-    def _grow(self, task: Task) -> None:
+    def _grow(self) -> None:
         self._number += 1
         thread = threading.Thread(target=self._work, name=f"{self._name}-worker-{self._number}", daemon=True)
-        try:
-            thread.start()  # with the lock; the new thread asks for it when it runs
-        except RuntimeError:
-            if not self._threads:  # else somebody who is busy now will come to it
-                self._tasks.remove(task)
-                raise
-        else:
-            self._threads.add(thread)
+        thread.start()  # with the lock; the new thread asks for it when it runs
+        self._threads.add(thread)
 
     def _work(self) -> None:
         mark_own_thread()

@@ -77,7 +77,13 @@ class Timers:
                     self._condition.wait(wait)
                     continue
                 task = heapq.heappop(self._due)[2]
+            self._do(task)
+
+    def _do(self, task: Callable[[], object]) -> None:
+        try:
             task()
+        except Exception:  # the program closed a descriptor of ours, perhaps; the others are done all the same
+            log.exception("what was due failed")
 
     def wind_up(self, seconds: float) -> None:
         """Let nothing wait for longer than so many seconds from now on, so that the thread ends then."""
@@ -96,7 +102,7 @@ class Timers:
             thread = self._thread
             self._condition.notify()
         for _, _, task in sorted(tasks, key=lambda due: due[:2]):
-            task()
+            self._do(task)
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 

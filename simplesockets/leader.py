@@ -428,7 +428,7 @@ class ParkingLot:
         for fd, event in events:
             parked = parked_at.get(fd)
             if parked is None:
-                self._not_parked(fd)
+                self._not_parked(term, fd)
                 continue
             term.serving = parked
             if self._leader is not term:  # it lost the lead; what it leaves is reported to the next
@@ -465,10 +465,11 @@ class ParkingLot:
             if between > began and parked.is_slow(between - began, _now() - between):
                 self._let_out(parked, _MORE)
 
-    def _not_parked(self, fd: int) -> None:
+    def _not_parked(self, term: Term, fd: int) -> None:
         with self._lock, contextlib.suppress(OSError, ValueError):
             if fd == self._event:
-                if not self._closed:  # else it stays readable, to wake everybody
+                # It stays readable for who leads now, and to wake everybody.
+                if self._leader is term and not self._closed:
                     os.eventfd_read(fd)
             elif fd not in self._parked:
                 self._epoll.unregister(fd)
@@ -503,18 +504,22 @@ class ParkingLot:
 
     # ---------------------------------------------------------------------------------------------- the stand-by
 
-    def open(self) -> bool:
-        """Begin, before anybody is parked, with a stand-by who is not. Returns whether that is possible; then somebody
-        has to call :meth:`stand_by`."""
-        with self._lock:
-            if self._open or not self._set_up():
-                return False
-            self._stand_by = self._watcher
-            return True
+    def open(self) -> None:
+        """Have a stand-by who is not parked, before anybody is. Where that is not possible, nobody can be parked whose
+        thread does not sleep.
 
-    def stand_by(self) -> None:
-        """Be the stand-by until the lot is closed."""
-        self._watch(self._watcher)
+        Raises:
+            RuntimeError: the system gives no thread.
+        """
+        with self._lock:
+            if self._stand_by is not None or self._closed or not (self._open or self._set_up()):
+                return
+            self._stand_by = self._watcher
+        try:
+            self._crew.run(lambda: self._watch(self._watcher), at_once=True)
+        except RuntimeError:
+            self._stand_by = None
+            raise
 
     def _watch(self, sleeper: Sleeper) -> None:
         seen = self._progress if self._leader is None else -1

@@ -33,7 +33,7 @@ class Member:
 
     def is_alive(self) -> bool:
         """Whether the client is served."""
-        return self._over is False or (self._over is not True and not self._over.is_set())
+        return self._over is not True
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the client is not served any more, ``timeout`` seconds at most."""
@@ -67,8 +67,7 @@ class PoolEngine(Engine):
         return Life(connection, work, alone=0)
 
     def _begin(self, life: Life) -> None:
-        if self._lot.open():
-            self._crew.run(self._lot.stand_by, at_once=True)
+        self._lot.open()
         self._crew.run(partial(self._serve, life), at_once=life.work is not None)
 
     def _forget(self, life: Life) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import select
 import threading
 from typing import Any
 
 import pytest
 
-from simplesockets import leader
+from simplesockets import crew, leader
+from simplesockets.engine import Timers
+from simplesockets.pool import Member
 
 from .support.running import raw_client, read_exactly, running_server
-from .support.waiting import Gate, wait_until
-from .test_leader import park, talk
+from .support.waiting import PATIENCE, Gate, wait_until
+from .test_leader import echo, is_parked, park, some_lot, talk
 
 pytestmark = pytest.mark.skipif(not leader.AVAILABLE, reason="nothing is parked without epoll and eventfd")
 
@@ -68,3 +72,134 @@ def test_a_leader_that_looks_at_a_held_client_and_loses_the_lead_does_not_let_go
             stuck.open()
         assert read_exactly(one, 10) == b"stickmore!"
     assert not overlaps
+
+
+def test_a_former_leader_takes_no_wake_up_that_is_for_the_next_one() -> None:
+    lot = some_lot()
+    assert lot._set_up()
+    try:
+        former = leader.Term(outsider=True)
+        lot._take_lead(former)
+        lot.wake()
+        events = lot._epoll.poll(1)
+        next_one = leader.Term(outsider=True)
+        lot._take_lead(next_one)
+        lot.wake()  # for the next one, who is about to wait
+        lot._serve(former, events)  # the former goes on
+        assert lot._epoll.poll(1), "the next one would sleep on"
+    finally:
+        lot._leave(former)
+        lot._leave(next_one)
+        lot.close()
+
+
+class Switching:
+    """Stands for what another thread changes between two looks at it."""
+
+    def __init__(self, *values: Any) -> None:
+        self._values = list(values)
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        return self._values.pop(0) if len(self._values) > 1 else self._values[0]
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("looks", [0, 1, 2])
+def test_what_stands_for_a_thread_may_end_while_it_is_asked(looks: int) -> None:
+    class EndsMeanwhile(Member):
+        _over = Switching(*[threading.Event()] * looks, True)  # type: ignore[assignment]
+
+    assert EndsMeanwhile("client").is_alive() in (True, False)
+
+
+def test_a_pool_that_got_no_thread_at_first_serves_the_next_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def no_worker(self: threading.Thread) -> None:
+        if "worker" in self.name:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    with running_server(engine="pool", on_receive=echo) as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", no_worker)
+            with raw_client(server) as refused:
+                assert refused.recv(1) == b""
+        with raw_client(server) as sock:
+            talk(sock, 3)
+
+
+def test_a_pool_that_got_no_descriptors_at_first_parks_the_next_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    epoll = select.epoll
+    failures = [OSError(errno.EMFILE, "too many open files")]
+
+    def fail_once() -> Any:
+        if failures:
+            raise failures.pop()
+        return epoll()
+
+    monkeypatch.setattr(leader.select, "epoll", fail_once)
+    with running_server(engine="pool", on_receive=echo) as server:
+        with raw_client(server) as one, raw_client(server) as other:
+            talk(one, 1)
+            talk(other, 1)
+            wait_until(lambda: is_parked(server, other), "parking")
+
+
+def test_what_needs_a_thread_at_once_waits_for_no_short_task() -> None:
+    later: list[Any] = []
+    team = crew.Crew("simplesockets-test", lambda seconds, task: later.append(task))
+    gate, done = Gate(), threading.Event()
+    try:
+        for _ in range(crew.AT_ONCE):
+            team.run(gate)
+        for _ in range(20):
+            team.run(gate)  # these wait
+        team.run(done.set, at_once=True)
+        assert done.wait(PATIENCE / 4)
+    finally:
+        gate.open()
+        team.close()
+
+
+def test_a_task_is_done_as_soon_as_the_system_gives_threads_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are there may stay where they are for ever."""
+    later: list[Any] = []
+    team = crew.Crew("simplesockets-test", lambda seconds, task: later.append(task))
+    gate, done = Gate(), threading.Event()
+    try:
+        team.run(gate)
+        gate.wait_arrived()
+
+        def refuse(self: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            team.run(done.set, at_once=True)
+        assert not done.is_set()
+        later.pop()()
+        assert done.wait(PATIENCE / 4)
+    finally:
+        gate.open()
+        team.close()
+
+
+def test_what_is_due_is_done_whatever_another_task_raises() -> None:
+    timers = Timers("simplesockets-test")
+    failing, done = Gate(), threading.Event()
+
+    def fail() -> None:
+        failing()
+        raise OSError("bad file descriptor")
+
+    timers.later(0, fail)
+    failing.wait_arrived()
+    failing.open()
+    timers.later(0.01, done.set)
+    try:
+        assert done.wait(PATIENCE / 4)
+    finally:
+        timers.close(PATIENCE)
