@@ -21,8 +21,6 @@ from ..support.running import raw_listener, reset
 from ..support.waiting import PATIENCE, Gate, wait_until
 from .support import GREETING, Clock, frame, read_frame, running, scripted_server
 
-pytestmark = pytest.mark.usefixtures("either_engine")
-
 
 def answering(*answers: object) -> Callable[[socket.socket], None]:
     """A script: greet, then give these answers, one to each message; bytes as they are."""

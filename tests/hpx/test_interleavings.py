@@ -26,8 +26,6 @@ from simplesockets.server import TCPServer
 from ..support.waiting import PATIENCE, Gate, is_held, wait_until
 from .support import GREETING, frame, peer, read_frame, running, scripted_server
 
-pytestmark = pytest.mark.usefixtures("either_engine")
-
 CALL = [{"fname": "add", "a": 1}]
 SUM = [{"fname": "add", "data": 3}]
 

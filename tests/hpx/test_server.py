@@ -27,8 +27,6 @@ from ..support.waiting import PATIENCE, Gate, wait_until
 from .support import HOST, USERS, Clock, frame, offer_functions, peer, running
 from .test_codec import DAMAGED, bomb
 
-pytestmark = pytest.mark.usefixtures("either_engine")
-
 CALL = [{"fname": "add", "a": 1}]
 SUM = [{"fname": "add", "data": 3}]
 

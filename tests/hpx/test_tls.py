@@ -18,8 +18,6 @@ from ..support.certificates import CLIENT, OTHER_CA, client_side, server_side
 from ..support.waiting import PATIENCE
 from .support import running
 
-pytestmark = pytest.mark.usefixtures("either_engine")
-
 
 def test_calls_batches_and_big_answers_over_tls() -> None:
     with running(ssl_context=server_side()) as server:
