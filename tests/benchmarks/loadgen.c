@@ -6,6 +6,7 @@
                                                          the answers keep up; latencies from when each message was due
      loadgen command PORT CLIENTS BYTES SECONDS WARMUP   the same with clients of HiSock and the command "echo"
      loadgen fanout PORT CLIENTS BYTES SECONDS           one client sends the command "all", which all have to receive
+     loadgen socketio PORT CLIENTS BYTES SECONDS         the same with clients of Socket.IO and the event "all"
      loadgen rate PORT BYTES SECONDS                     connect, one round trip, close: one after the other
      loadgen bulk PORT BLOCK TOTAL SECONDS               push TOTAL bytes, wait for the one byte that says they arrived
      loadgen serve                                       an echo server: prints its port, ends with its standard input
@@ -169,8 +170,9 @@ static int connect_to(int port) {
 
 static struct {
     int epoll;
-    size_t size;            /* of a message */
-    char *letters[LETTERS]; /* a whole message of each letter */
+    size_t size, request_size; /* of a message that comes, of one that is sent */
+    char *letters[LETTERS];    /* a whole message of each letter, as it comes */
+    char *requests[LETTERS];   /* and as it is sent */
     struct client *clients;
     long count, alive;
     void (*read)(struct client *);     /* what is done with what arrives */
@@ -191,9 +193,9 @@ static void give_up(struct client *client) {
 }
 
 static void send_rest(struct client *client) {
-    const char *message = echo.letters[client->letter - 'a'];
-    while (client->sent < echo.size) {
-        size_t left = echo.size - client->sent;
+    const char *message = echo.requests[client->letter - 'a'];
+    while (client->sent < echo.request_size) {
+        size_t left = echo.request_size - client->sent;
         ssize_t n = send(client->fd, message + client->sent, left, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
         if (n < 0) {
@@ -202,7 +204,7 @@ static void send_rest(struct client *client) {
         }
         client->sent += (size_t)n;
     }
-    int waits = client->sent < echo.size;
+    int waits = client->sent < echo.request_size;
     if (waits != client->waits_to_write) {
         client->waits_to_write = waits;
         watch(client, EPOLL_CTL_MOD, client - echo.clients);
@@ -219,7 +221,8 @@ static void receive_some(struct client *client) {
     ssize_t n = recv(client->fd, chunk, sizeof chunk, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     const char *expected = echo.letters[client->letter - 'a'] + client->received;
-    if (n <= 0 || client->received + (size_t)n > client->sent || memcmp(chunk, expected, (size_t)n)) {
+    size_t most = client->sent < echo.size ? client->sent : echo.size;
+    if (n <= 0 || client->received + (size_t)n > most || memcmp(chunk, expected, (size_t)n)) {
         give_up(client); /* closed, more than was sent, or not theirs */
         return;
     }
@@ -260,7 +263,9 @@ static void prepare_messages(const char *command, size_t size) {
         echo.letters[i] = allocate(echo.size, 1);
         memcpy(echo.letters[i], prefix, strlen(prefix));
         memset(echo.letters[i] + strlen(prefix), 'a' + i, size);
+        echo.requests[i] = echo.letters[i];
     }
+    echo.request_size = echo.size;
 }
 
 static void connect_client(int port, long i) {
@@ -499,6 +504,18 @@ static void delivery_complete(struct client *client) {
     start_round();
 }
 
+static void measure_fanout(const char *mode, const char *size, double seconds) {
+    echo.read = receive_some;
+    echo.complete = delivery_complete;
+    double start = now();
+    start_round();
+    run_until(start + seconds);
+    double elapsed = now() - start;
+    printf("{\"mode\": \"%s\", \"clients\": %ld, \"bytes\": %s, \"served\": %ld, ", mode, echo.count, size, served());
+    printf("\"deliveries_per_second\": %.2f, ", (double)result.count * (double)echo.count / elapsed);
+    print_samples(elapsed);
+}
+
 static void run_fanout(char **arguments) {
     int port = (int)whole("PORT", arguments[0], 1, 65535);
     long count = whole("CLIENTS", arguments[1], 1, 10000), size = whole("BYTES", arguments[2], 1, 16 << 20);
@@ -507,15 +524,106 @@ static void run_fanout(char **arguments) {
     prepare_messages("all", (size_t)size);
     prepare_clients(count);
     join_clients(port);
-    echo.read = receive_some;
-    echo.complete = delivery_complete;
-    double start = now();
-    start_round();
-    run_until(start + seconds);
-    double elapsed = now() - start;
-    printf("{\"mode\": \"fanout\", \"clients\": %ld, \"bytes\": %ld, \"served\": %ld, ", count, size, served());
-    printf("\"deliveries_per_second\": %.2f, ", (double)result.count * (double)count / elapsed);
-    print_samples(elapsed);
+    measure_fanout("fanout", arguments[2], seconds);
+}
+
+/* socketio: fanout over WebSocket. An event is a text frame of `42["all","..."]`; the server's are bare, ours are masked,
+   with zeros, which change nothing. */
+
+#define TEXT_FRAME 0x81
+#define MASKED 0x80
+#define LONG_FRAME 126 /* stands for: the length is in the next two bytes */
+#define FRAME_HEADER 4
+#define MASK 4
+
+static size_t frame_of(char *target, int masked, const char *payload, size_t size) {
+    size_t used = 0;
+    target[used++] = (char)TEXT_FRAME;
+    target[used++] = (char)(masked | (int)(size < LONG_FRAME ? size : LONG_FRAME));
+    if (size >= LONG_FRAME) {
+        target[used++] = (char)(size >> 8);
+        target[used++] = (char)size;
+    }
+    if (masked) memset(target + used, 0, MASK);
+    used += masked ? MASK : 0;
+    memcpy(target + used, payload, size);
+    return used + size;
+}
+
+static void prepare_events(size_t size) {
+    static const char before[] = "42[\"all\",\"", after[] = "\"]";
+    size_t whole_size = strlen(before) + size + strlen(after);
+    for (int i = 0; i < LETTERS; i++) {
+        char *payload = allocate(whole_size, 1);
+        memcpy(payload, before, strlen(before));
+        memset(payload + strlen(before), 'a' + i, size);
+        memcpy(payload + strlen(before) + size, after, strlen(after));
+        echo.letters[i] = allocate(whole_size + FRAME_HEADER, 1);
+        echo.requests[i] = allocate(whole_size + FRAME_HEADER + MASK, 1);
+        echo.size = frame_of(echo.letters[i], 0, payload, whole_size);
+        echo.request_size = frame_of(echo.requests[i], MASKED, payload, whole_size);
+        free(payload);
+    }
+}
+
+static void send_now(int fd, const char *data, size_t size) {
+    if (send(fd, data, size, MSG_NOSIGNAL) != (ssize_t)size) fail(1, "send: %s", strerror(errno));
+}
+
+static void receive_now(int fd, char *target, size_t size) {
+    ssize_t n = recv(fd, target, size, MSG_WAITALL);
+    if (n != (ssize_t)size) fail(1, "no whole answer while the clients joined: %s", n < 0 ? strerror(errno) : "closed");
+}
+
+static void upgrade(int fd) {
+    static const char request[] = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                                  "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                                  "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n";
+    size_t size = 0;
+    send_now(fd, request, sizeof request - 1);
+    while (size < 4 || memcmp(chunk + size - 4, "\r\n\r\n", 4)) {
+        if (size == CHUNK) fail(1, "the server's answer to an upgrade has no end");
+        receive_now(fd, chunk + size++, 1); /* what follows is a frame, so no byte more than the headers */
+    }
+    if (memcmp(chunk, "HTTP/1.1 101 ", 13)) fail(1, "the server does not speak WebSocket: %.40s", chunk);
+}
+
+static void expect_packet(int fd, const char *beginning) {
+    unsigned char header[2], extended[2];
+    receive_now(fd, (char *)header, 2);
+    size_t size = header[1];
+    if (size == LONG_FRAME) {
+        receive_now(fd, (char *)extended, 2);
+        size = (size_t)extended[0] << 8 | extended[1];
+    }
+    receive_now(fd, chunk, size);
+    if (header[0] != TEXT_FRAME || size < strlen(beginning) || memcmp(chunk, beginning, strlen(beginning)))
+        fail(1, "the server did not say %s while the clients joined", beginning);
+}
+
+static void join_socketio(int port) {
+    double deadline = now() + JOIN_SECONDS;
+    char packet[FRAME_HEADER + MASK + 2];
+    for (long i = 0; i < echo.count; i++) {
+        connect_client(port, i);
+        int fd = echo.clients[i].fd;
+        upgrade(fd);
+        expect_packet(fd, "0"); /* of Engine.IO: open */
+        send_now(fd, packet, frame_of(packet, MASKED, "40", 2));
+        expect_packet(fd, "40"); /* of Socket.IO: connected */
+        if (now() > deadline) fail(1, "%ld of %ld clients were welcomed in time", i + 1, echo.count);
+    }
+}
+
+static void run_socketio(char **arguments) {
+    int port = (int)whole("PORT", arguments[0], 1, 65535);
+    long count = whole("CLIENTS", arguments[1], 1, 10000), size = whole("BYTES", arguments[2], 1, 60000);
+    double seconds = seconds_of("SECONDS", arguments[3]);
+    alarm((unsigned)seconds + JOIN_SECONDS + GRACE_SECONDS);
+    prepare_events((size_t)size);
+    prepare_clients(count);
+    join_socketio(port);
+    measure_fanout("socketio", arguments[2], seconds);
 }
 
 /* rate: connections one after the other. */
@@ -651,6 +759,7 @@ static const struct {
     {"paced", run_paced, 6, "PORT CLIENTS BYTES RATE SECONDS WARMUP"},
     {"command", run_command, 5, "PORT CLIENTS BYTES SECONDS WARMUP"},
     {"fanout", run_fanout, 4, "PORT CLIENTS BYTES SECONDS"},
+    {"socketio", run_socketio, 4, "PORT CLIENTS BYTES SECONDS"},
     {"rate", run_rate, 3, "PORT BYTES SECONDS"},
     {"bulk", run_bulk, 4, "PORT BLOCK TOTAL SECONDS"},
     {"serve", run_serve, 0, ""},
@@ -665,5 +774,5 @@ int main(int count, char **arguments) {
         modes[i].run(arguments + 2);
         return 0;
     }
-    fail(2, "usage: loadgen echo|paced|command|fanout|rate|bulk|serve ARGUMENTS...");
+    fail(2, "usage: loadgen echo|paced|command|fanout|socketio|rate|bulk|serve ARGUMENTS...");
 }

@@ -83,6 +83,7 @@ def percentile(ordered: list[float], fraction: float) -> float:
 class Client:
     connection: socket.socket
     message: bytes
+    request: bytes
     sent: int = 0
     received: int = 0
     started: float = 0.0
@@ -96,7 +97,8 @@ class Echo:
     def __init__(self, port: int, count: int, size: int) -> None:
         # Different letters, so that an answer to somebody else is noticed.
         self.messages = [self.message(letter.encode() * size) for letter in string.ascii_lowercase]
-        self.size = len(self.messages[0])
+        self.requests = [self.request(letter.encode() * size) for letter in string.ascii_lowercase]
+        self.size, self.request_size = len(self.messages[0]), len(self.requests[0])
         self.samples = Samples()
         self.selector = selectors.DefaultSelector()
         self.alive = count
@@ -104,14 +106,19 @@ class Echo:
         self.connect_all(port, count)
 
     def message(self, content: bytes) -> bytes:
+        """What the server answers to `request(content)`."""
         return content
+
+    def request(self, content: bytes) -> bytes:
+        return self.message(content)
 
     def connect_all(self, port: int, count: int) -> None:
         for number in range(count):
             self.connect(port, number)
 
     def connect(self, port: int, number: int) -> Client:
-        client = Client(connect_to(port), self.messages[number % len(self.messages)])
+        letter = number % len(self.messages)
+        client = Client(connect_to(port), self.messages[letter], self.requests[letter])
         client.connection.setblocking(False)
         self.selector.register(client.connection, selectors.EVENT_READ, client)
         self.clients.append(client)
@@ -124,13 +131,13 @@ class Echo:
 
     def send_rest(self, client: Client) -> None:
         try:
-            client.sent += client.connection.send(memoryview(client.message)[client.sent :])
+            client.sent += client.connection.send(memoryview(client.request)[client.sent :])
         except BlockingIOError:
             pass
         except OSError:
             self.give_up(client)
             return
-        waits = client.sent < self.size
+        waits = client.sent < self.request_size
         if waits is not client.waits_to_write:
             client.waits_to_write = waits
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if waits else 0)
@@ -144,7 +151,7 @@ class Echo:
         except OSError:
             data = b""
         received = client.received + len(data)
-        if not data or received > client.sent or data != client.message[client.received : received]:
+        if not data or received > min(client.sent, self.size) or data != client.message[client.received : received]:
             self.give_up(client)  # closed, more than was sent, or not theirs
             return
         client.received = received
@@ -308,10 +315,10 @@ class Fanout(Commands):
 
     def start_round(self) -> None:
         # Another letter each time, so that one which comes late or twice is noticed.
-        message = self.messages[self.number % len(self.messages)]
+        letter = self.number % len(self.messages)
         self.number += 1
         for client in self.clients:
-            client.message, client.received = message, 0
+            client.message, client.request, client.received = self.messages[letter], self.requests[letter], 0
             client.sent = self.size  # by the first, which is the only one to send
         self.missing = len(self.clients)
         self.round_started = clock()
@@ -323,6 +330,73 @@ class Fanout(Commands):
         if not self.missing:
             self.samples.latencies.append(clock() - self.round_started)
             self.start_round()
+
+
+TEXT_FRAME = 0x81
+MASKED = 0x80
+LONG_FRAME = 126  # stands for: the length is in the next two bytes
+UPGRADE = b"\r\n".join(
+    (
+        b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1",
+        b"Host: 127.0.0.1",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n",
+    )
+)
+
+
+def frame_of(payload: bytes, masked: int = 0) -> bytes:
+    """A text frame of WebSocket. Where it has a mask that is zero, which changes nothing."""
+    size = len(payload)
+    length = bytes((masked | size,)) if size < LONG_FRAME else bytes((masked | LONG_FRAME, size >> 8, size & 255))
+    return bytes((TEXT_FRAME,)) + length + (bytes(4) if masked else b"") + payload
+
+
+def read_exactly(connection: socket.socket, size: int) -> bytes:
+    data = connection.recv(size, socket.MSG_WAITALL)
+    if len(data) < size:
+        sys.exit("loadgen: the server closed a connection while the clients joined")
+    return data
+
+
+class SocketIO(Fanout):
+    """The same over WebSocket, with the event "all"."""
+
+    def message(self, content: bytes) -> bytes:
+        return frame_of(b'42["all","' + content + b'"]')
+
+    def request(self, content: bytes) -> bytes:
+        return frame_of(b'42["all","' + content + b'"]', MASKED)
+
+    def connect_all(self, port: int, count: int) -> None:
+        deadline = clock() + JOIN_SECONDS
+        for number in range(count):
+            connection = self.connect(port, number).connection
+            connection.settimeout(ANSWER_SECONDS)
+            self.upgrade(connection)
+            self.expect_packet(connection, b"0")  # of Engine.IO: open
+            connection.sendall(frame_of(b"40", MASKED))
+            self.expect_packet(connection, b"40")  # of Socket.IO: connected
+            connection.setblocking(False)
+            if clock() > deadline:
+                sys.exit(f"loadgen: {number + 1} of {count} clients were welcomed in time")
+
+    def upgrade(self, connection: socket.socket) -> None:
+        connection.sendall(UPGRADE)
+        headers = b""
+        while not headers.endswith(b"\r\n\r\n"):
+            headers += read_exactly(connection, 1)  # what follows is a frame, so no byte more than the headers
+        if not headers.startswith(b"HTTP/1.1 101 "):
+            sys.exit(f"loadgen: the server does not speak WebSocket: {headers[:40]!r}")
+
+    def expect_packet(self, connection: socket.socket, beginning: bytes) -> None:
+        kind, size = read_exactly(connection, 2)
+        if size == LONG_FRAME:
+            size = int.from_bytes(read_exactly(connection, 2), "big")
+        if kind != TEXT_FRAME or not read_exactly(connection, size).startswith(beginning):
+            sys.exit(f"loadgen: the server did not say {beginning.decode()} while the clients joined")
 
 
 def measure_round_trips(kind: type[Echo], mode: str, *arguments: str) -> dict[str, object]:
@@ -350,15 +424,17 @@ def run_paced(port: str, clients: str, size: str, rate: str, seconds: str, warmu
     return shape | {"unanswered": unanswered} | paced.samples.summary(float(seconds))
 
 
-def run_fanout(port: str, clients: str, size: str, seconds: str) -> dict[str, object]:
+def measure_fanout(
+    kind: type[Fanout], mode: str, port: str, clients: str, size: str, seconds: str
+) -> dict[str, object]:
     end_after(float(seconds) + JOIN_SECONDS + GRACE_SECONDS)
-    fanout = Fanout(int(port), int(clients), int(size))
+    fanout = kind(int(port), int(clients), int(size))
     start = clock()
     fanout.start_round()
     fanout.run_until(start + float(seconds))
     elapsed = clock() - start
     deliveries = len(fanout.samples.latencies) * int(clients) / elapsed
-    shape = {"mode": "fanout", "clients": int(clients), "bytes": int(size), "served": fanout.served()}
+    shape = {"mode": mode, "clients": int(clients), "bytes": int(size), "served": fanout.served()}
     return shape | {"deliveries_per_second": round(deliveries, 2)} | fanout.samples.summary(elapsed)
 
 
@@ -431,7 +507,8 @@ MODES: dict[str, tuple[Callable[..., dict[str, object] | None], str]] = {
     "echo": (functools.partial(measure_round_trips, Echo, "echo"), "PORT CLIENTS BYTES SECONDS WARMUP"),
     "paced": (run_paced, "PORT CLIENTS BYTES RATE SECONDS WARMUP"),
     "command": (functools.partial(measure_round_trips, Commands, "command"), "PORT CLIENTS BYTES SECONDS WARMUP"),
-    "fanout": (run_fanout, "PORT CLIENTS BYTES SECONDS"),
+    "fanout": (functools.partial(measure_fanout, Fanout, "fanout"), "PORT CLIENTS BYTES SECONDS"),
+    "socketio": (functools.partial(measure_fanout, SocketIO, "socketio"), "PORT CLIENTS BYTES SECONDS"),
     "rate": (run_rate, "PORT BYTES SECONDS"),
     "bulk": (run_bulk, "PORT BLOCK TOTAL SECONDS"),
     "serve": (run_serve, ""),
@@ -440,7 +517,7 @@ MODES: dict[str, tuple[Callable[..., dict[str, object] | None], str]] = {
 
 def main(arguments: list[str]) -> int:
     mode, values = (arguments[0], arguments[1:]) if arguments else ("", [])
-    run, usage = MODES.get(mode, (None, "echo|paced|command|fanout|rate|bulk|serve ARGUMENTS..."))
+    run, usage = MODES.get(mode, (None, "echo|paced|command|fanout|socketio|rate|bulk|serve ARGUMENTS..."))
     if run is None or len(values) != len(usage.split()):
         print(f"loadgen: usage: loadgen {mode if run else ''} {usage}", file=sys.stderr)
         return 2

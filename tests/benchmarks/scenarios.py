@@ -131,9 +131,13 @@ def _note_oddities(outcome: Outcome, figures: dict[str, float]) -> None:
 # Which contestants can run here.
 
 
+REQUIRED_MODULES = {"uvloop": ("uvloop",), "python-socketio": ("socketio", "simple_websocket", "werkzeug")}
+
+
 def require_possible(name: str) -> None:
-    if name == "uvloop" and importlib.util.find_spec("uvloop") is None:
-        raise Unavailable("uvloop is not installed: the extra [benchmark] brings it")
+    for module in REQUIRED_MODULES.get(name, ()):
+        if importlib.util.find_spec(module) is None:
+            raise Unavailable(f"{module} is not installed: the extra [benchmark] brings it")
 
 
 def files_for(connections: int) -> int:
@@ -346,6 +350,7 @@ def measure_frames(name: str, settings: Settings) -> dict[str, float]:
 
 
 def measure_commands(clients: int, name: str, settings: Settings) -> dict[str, float]:
+    load.open_files(files_for(clients))
     warmup = min(0.25, settings.seconds / 4)
     with load.server(name) as server:
         arguments = (server.port, clients, SMALL, settings.seconds, warmup)
@@ -353,9 +358,12 @@ def measure_commands(clients: int, name: str, settings: Settings) -> dict[str, f
 
 
 def measure_fanout(clients: int, name: str, settings: Settings) -> dict[str, float]:
+    require_possible(name)
+    load.open_files(files_for(clients))
+    mode = "socketio" if name == "python-socketio" else "fanout"
     with load.server(name) as server:
         arguments = (server.port, clients, SMALL, settings.seconds)
-        return _complete(load.generate("fanout", *arguments, seconds=settings.seconds))
+        return _complete(load.generate(mode, *arguments, seconds=settings.seconds))
 
 
 def _complete(figures: dict[str, float]) -> dict[str, float]:
@@ -367,7 +375,7 @@ def _complete(figures: dict[str, float]) -> dict[str, float]:
     return figures
 
 
-HISOCK_SERVERS = ("hisock-ours", "hisock-2.0.2")
+HISOCK_SERVERS = ("hisock-ours", "hisock-ours-pool", "hisock-2.0.2")
 
 
 def command_scenario(clients: int) -> Scenario:
@@ -385,8 +393,8 @@ def command_scenario(clients: int) -> Scenario:
 def fanout_scenario(clients: int) -> Scenario:
     return Scenario(
         name=f"fanout-{clients}x{SMALL}B",
-        title=f"A HiSock command of {SMALL} B to {clients} clients, until all have it",
-        contestants=HISOCK_SERVERS,
+        title=f"A HiSock command, or Socket.IO event, of {SMALL} B to {clients:,} clients, until all have it",
+        contestants=(*HISOCK_SERVERS, "python-socketio"),
         columns=(
             Column("deliveries_per_second", "deliveries/s"),
             Column("p50_us", "round p50 µs"),
@@ -549,4 +557,5 @@ SCENARIOS = (
     command_scenario(200),
     command_scenario(1000),
     fanout_scenario(200),
+    fanout_scenario(1000),
 )

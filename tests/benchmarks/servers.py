@@ -5,10 +5,11 @@ It prints its port as a line and serves until its standard input ends. Without o
 server; with `--sink` it only counts, and answers one byte when that many have arrived on a connection; with
 `--file` it sends the file to everybody who connects; with `--sleepy` an echo server sleeps over messages that begin
 with SLEEPY.
-Those of HiSock send the command `echo` back to whom it came from, and the command `all` to everybody.
+Those of HiSock send the command `echo` back to whom it came from, and the command `all` to everybody, as that of
+Socket.IO does with the event `all`.
 
-Everybody listens on a free port of the loopback interface. All but those of HiSock, which are taken as they
-are, do so with the same backlog, receive up to RECEIVE bytes at a time and have TCP_NODELAY set. Only the
+Everybody listens on a free port of the loopback interface. All but those of HiSock and python-socketio, which are
+taken as they are, do so with the same backlog, receive up to RECEIVE bytes at a time and have TCP_NODELAY set. Only the
 standard library is imported here, and `simplesockets` not before it is needed: this file is also run as a
 plain script by the interpreters of releases.
 """
@@ -20,6 +21,7 @@ import asyncio
 import contextlib
 import functools
 import importlib
+import logging
 import os
 import socket
 import socketserver
@@ -362,8 +364,8 @@ def old_polled(pollers: int = 1) -> None:
 # Commands: this package and release 2.0.2 of hisock, by the same program.
 
 
-def hisock_server(module: str) -> None:
-    server: Any = importlib.import_module(module).HiSockServer((HOST, 0), keepalive=False)
+def hisock_server(module: str, **setup: object) -> None:
+    server: Any = importlib.import_module(module).HiSockServer((HOST, 0), keepalive=False, **setup)
 
     # The release looks every annotation up by its name, and `None` or `Any` is not among those that it finds.
     def echo(client, message: str):  # type: ignore[no-untyped-def]
@@ -380,8 +382,24 @@ def hisock_server(module: str) -> None:
     server.start()
 
 
+# Events: python-socketio over WebSocket, with threads as ours are.
+
+
+def with_socketio() -> None:
+    socketio: Any = importlib.import_module("socketio")
+    serving: Any = importlib.import_module("werkzeug.serving")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line for each client
+    server: Any = socketio.Server(async_mode="threading", ping_interval=3600)  # as HiSock here: no keepalive
+    server.on("all", lambda sid, message: server.emit("all", message))
+    listening = serving.make_server(HOST, 0, socketio.WSGIApp(server), threaded=True)
+    announce(listening.server_port)
+    listening.serve_forever()
+
+
 COMMANDS: dict[str, Callable[[], None]] = {
     "hisock-ours": lambda: hisock_server("simplesockets.hisock"),
+    "hisock-ours-pool": lambda: hisock_server("simplesockets.hisock", engine="pool"),
+    "python-socketio": with_socketio,
     "hisock-2.0.2": lambda: hisock_server("hisock"),
 }
 
