@@ -350,7 +350,7 @@ class ParkingLot:
         if held.muted and self._parked.get(held.fd) is held:
             held.muted = False
             with contextlib.suppress(OSError, ValueError):
-                self._epoll.register(held.fd, _LOOK if held.connection.closing else _IN)
+                self._epoll.register(held.fd, _LOOK)  # it may have been woken meanwhile
         return False
 
     def lead(self, timeout: float, ready: Callable[[], bool]) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import select
+import socket
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from simplesockets import crew, leader
+from simplesockets.connection import Step
 from simplesockets.engine import Timers
 from simplesockets.pool import Member
 
@@ -109,7 +112,7 @@ class Switching:
 @pytest.mark.parametrize("looks", [0, 1, 2])
 def test_what_stands_for_a_thread_may_end_while_it_is_asked(looks: int) -> None:
     class EndsMeanwhile(Member):
-        _over = Switching(*[threading.Event()] * looks, True)  # type: ignore[assignment]
+        _over = Switching(*[threading.Event()] * looks, True)
 
     assert EndsMeanwhile("client").is_alive() in (True, False)
 
@@ -140,7 +143,7 @@ def test_a_pool_that_got_no_descriptors_at_first_parks_the_next_clients(monkeypa
             raise failures.pop()
         return epoll()
 
-    monkeypatch.setattr(leader.select, "epoll", fail_once)
+    monkeypatch.setattr(select, "epoll", fail_once)
     with running_server(engine="pool", on_receive=echo) as server:
         with raw_client(server) as one, raw_client(server) as other:
             talk(one, 1)
@@ -203,3 +206,34 @@ def test_what_is_due_is_done_whatever_another_task_raises() -> None:
         assert done.wait(PATIENCE / 4)
     finally:
         timers.close(PATIENCE)
+
+
+def test_a_client_that_was_woken_while_it_was_muted_is_looked_at() -> None:
+    """What it holds (decrypted data, say) does not show at its socket."""
+    lot = some_lot()
+    lot._set_up()
+    lot._stand_by = lot._watcher
+    ours, theirs = socket.socketpair()
+    stream = SimpleNamespace(socket=ours, buffered=False, has_timeout=lambda: False)
+    connection: Any = SimpleNamespace(
+        stream=stream, step=lambda: Step.MORE, share=lambda shared: None, closing=False, waker=None
+    )
+    with ours, theirs:
+        parked = leader.Parked(lot, connection, lambda step: None)
+        assert lot.admit(parked)
+        former, next_one = leader.Term(), leader.Term()
+        lot._take_lead(former)
+        former.serving = parked
+        lot._take_lead(next_one)
+        theirs.sendall(b"more")
+        lot._serve(next_one, lot._epoll.poll(1))
+        assert parked.muted
+        ours.recv(4)
+        stream.buffered = True
+        parked.wake()
+        former.serving = None
+        lot._leave(former)
+        reported = lot._epoll.poll(1)
+        lot._leave(next_one)
+        lot.close()
+    assert reported
