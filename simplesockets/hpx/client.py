@@ -233,7 +233,8 @@ class Client:
             except exceptions.ServerDisconnectError:
                 raise
             except exceptions.ConnectionError as failure:
-                raise exceptions.ServerDisconnectError(self.name, failure.msg) from failure
+                hint = "; does the server want TLS (ssl_context=…)?" if self._ssl_context is None else ""
+                raise exceptions.ServerDisconnectError(self.name, failure.msg + hint) from failure
             self._was_lost = False
             if self._closed:
                 self._forget()
