@@ -1,6 +1,6 @@
 """Benchmarks of this package, by hand: the test suite runs none of them.
 
-    python -m tests.benchmarks [--only NAME ...] [--seconds S] [--rounds R] [--quick]
+    python -m tests.benchmarks [--only NAME ...] [--seconds S] [--rounds R] [--quick] [--awake]
                                [--json FILE] [--plot FILE.png]
 
 What is compared: servers built on this package, by callback and by polling, beside a bare thread per
@@ -15,6 +15,9 @@ medians over the rounds, and the median of each round's ratio to the baseline; t
 between the lowest and the highest round, as a part of the median. Only the loopback interface is used.
 Nothing is asserted about time.
 
+On a virtual machine, `--awake` keeps the cores from sleeping between two messages (see awake.py), for else a single
+client's round trip is mostly the time in which they wake up.
+
 Left alone, a full run takes about fifteen minutes. Run it on a quiet machine: other work does not only slow it
 down, it also moves both ends of a connection to one core, where a single client's round trip may take a third
 of the time. Where the spread is large, believe no ratio.
@@ -23,6 +26,7 @@ of the time. Where the spread is large, believe no ratio.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -32,6 +36,7 @@ import sys
 from collections.abc import Sequence
 
 from . import load, plot, scenarios
+from .awake import awake_cores
 from .scenarios import SCENARIOS, Outcome, Scenario, Settings
 
 Results = list[tuple[Scenario, list[Outcome]]]
@@ -46,6 +51,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="half a second, one round, a short bulk transfer")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all figures of all rounds")
     parser.add_argument("--plot", type=pathlib.Path, metavar="FILE.png", help="draw the medians (needs matplotlib)")
+    parser.add_argument("--awake", action="store_true", help="keep the cores from sleeping (Linux)")
     options = parser.parse_args(arguments)
     if options.seconds is not None and not 0.05 <= options.seconds <= 600:
         parser.error("--seconds is from 0.05 to 600")
@@ -63,7 +69,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     quick = Settings(seconds=0.5, rounds=1, bulk_bytes=64 * scenarios.MIB)
     usual = Settings(seconds=2.0, rounds=3, bulk_bytes=1024 * scenarios.MIB)
     given = {key: getattr(options, key) for key in ("seconds", "rounds") if getattr(options, key) is not None}
-    return dataclasses.replace(quick if options.quick else usual, **given)
+    return dataclasses.replace(quick if options.quick else usual, awake=options.awake, **given)
 
 
 def _scenarios(prefix: str) -> list[Scenario]:
@@ -108,6 +114,7 @@ def caption(facts: dict[str, object], settings: Settings) -> str:
         f"load generator in {facts['load_generator']}; "
         f"{settings.rounds} x {settings.seconds:g} s each, medians; "
         f"load average before: {facts['load_average']}"
+        + ("; cores kept awake by processes of the lowest priority that spin" if settings.awake else "")
     )
 
 
@@ -185,6 +192,12 @@ def print_names() -> None:
         print(f"{scenario.name}: {scenario.title}\n    {', '.join(scenario.contestants)}")
 
 
+def measure(only: Sequence[str], settings: Settings, results: Results) -> None:
+    for scenario, contestants in selection(only):
+        results.append((scenario, scenarios.run(scenario, contestants, settings)))
+        print(f"\n{table(*results[-1])}", flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.list:
@@ -201,9 +214,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: Results = []
     status = 0
     try:
-        for scenario, contestants in selection(options.only):
-            results.append((scenario, scenarios.run(scenario, contestants, settings)))
-            print(f"\n{table(*results[-1])}", flush=True)
+        with awake_cores() if settings.awake else contextlib.nullcontext():
+            measure(options.only, settings, results)
+    except load.Unavailable as reason:
+        print(f"--awake: {reason}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted: what was complete is kept", file=sys.stderr)
         status = 130  # as shells have it

@@ -30,6 +30,7 @@ class Settings:
     seconds: float
     rounds: int
     bulk_bytes: int
+    awake: bool = False  # whether the cores are kept from sleeping
 
 
 @dataclasses.dataclass(frozen=True)
