@@ -25,9 +25,9 @@ from .events import Data, Ending, Event, ExceptionList, ReceivedBytes, to_bytes
 from .mailbox import Bell, Flag, Mailbox
 from .protocol import ProtocolFactory, RawProtocol
 from .reconnection import Episode, Reconnector
-from .timing import Deadline, Reconnect
+from .timing import Deadline, Reconnect, check_seconds
 from .tls import TLSStream
-from .transport import Dial, Stream
+from .transport import SEND_TIMEOUT, Dial, Stream
 
 CONNECT_TIMEOUT = 10.0
 """Seconds that ``connect()`` takes at most for each address of the server, by default."""
@@ -119,6 +119,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         self._target: tuple[str, int] | None = None
         self._recv_buffer = 2048
         self._connect_timeout: float | None = CONNECT_TIMEOUT
+        self._send_timeout: float | None = SEND_TIMEOUT
         self._protocol: ProtocolFactory = RawProtocol
         self._ssl_context: SSLContext | None = None
         self._server_hostname: str | None = None
@@ -140,6 +141,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         handle_client: Callback | None = None,
         *,
         connect_timeout: float | None = CONNECT_TIMEOUT,
+        send_timeout: float | None = SEND_TIMEOUT,
         protocol: ProtocolFactory = RawProtocol,
         ssl_context: SSLContext | None = None,
         server_hostname: str | None = None,
@@ -158,6 +160,8 @@ class TCPClient(Endpoint[ClientDispatch]):
             listen, handle_client: accepted, since the manual shows them; a client has no use for them.
             connect_timeout: seconds that connecting takes at most for each address of the server; None leaves it to
                 the operating system (and to the server, with TLS).
+            send_timeout: seconds for which the server may take nothing of what is sent to it; then the connection is
+                cut, and ``send_data()`` is False. One that reads slowly is fine. None waits for ever.
             protocol: makes the protocol of each connection; not given, data comes as a stream, in pieces as they
                 were read.
             ssl_context: for TLS: ``ssl.create_default_context()``, which verifies the server's certificate; its
@@ -175,6 +179,8 @@ class TCPClient(Endpoint[ClientDispatch]):
             raise TypeError(f"target_ip must be an address or a name, such as 'localhost', not {target_ip!r}")
         transport.check_port(target_port, zero=False)
         transport.check_count("recv_buffer", recv_buffer, "bytes", 1)
+        check_seconds("connect_timeout", connect_timeout)
+        check_seconds("send_timeout", send_timeout)
         tls.check_context(ssl_context, server=False)
         if server_hostname is not None and not (isinstance(server_hostname, str) and server_hostname):
             raise TypeError(f"server_hostname must be a name, such as 'example.com', or None, not {server_hostname!r}")
@@ -184,6 +190,7 @@ class TCPClient(Endpoint[ClientDispatch]):
             self._target = (target_ip, target_port)
             self._recv_buffer = recv_buffer
             self._connect_timeout = connect_timeout
+            self._send_timeout = send_timeout
             self._protocol = protocol
             self._ssl_context = ssl_context
             self._server_hostname = server_hostname
@@ -666,9 +673,10 @@ class TCPClient(Endpoint[ClientDispatch]):
     def _secured(self, sock: Socket, dial: Dial) -> Stream:
         context = self._ssl_context
         if context is None:
-            return Stream(sock)
+            return Stream(sock, self._send_timeout)
         try:
-            stream = TLSStream(sock, context, server=False, name=self._server_hostname or dial.host or None)
+            name = self._server_hostname or dial.host or None
+            stream = TLSStream(sock, context, server=False, name=name, send_timeout=self._send_timeout)
         except BaseException:
             sock.close()
             raise

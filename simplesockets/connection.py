@@ -21,12 +21,14 @@ import enum
 import errno
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from ssl import SSLError
 from typing import Protocol as Interface
 
-from .errors import ConnectionClosed, ProtocolError
+from .errors import ConnectionClosed, ProtocolError, SendTimeout
 from .events import Ending
 from .mailbox import Mailbox
 from .protocol import Protocol, RawProtocol
@@ -113,6 +115,7 @@ class Connection:
         """``send(item)``: send an item; waits while the peer does not read. For any thread. Raises OSError if the
         connection broke, or was closed (:class:`~.errors.ConnectionClosed`), ValueError if the protocol cannot carry
         it."""
+        stream.gave_up = weakref.WeakMethod(self._gave_up)  # weak, not to keep each other
         self._unbind()
 
     def bind(
@@ -247,22 +250,30 @@ class Connection:
         if self.ending is None:
             self.ending = Ending(kind, exception)
 
-    def hang_up(self, kind: str = "closed here", linger: float = LINGER) -> None:
+    def hang_up(
+        self, kind: str = "closed here", linger: float = LINGER, refuse: Callable[[bytes], None] | None = None
+    ) -> None:
         """Say goodbye. The reader does the rest, or :meth:`finish` where there is none.
 
         Args:
             kind: what :attr:`ending` says.
             linger: seconds that the peer has to close, too.
+            refuse: takes the place of ``send``, and raises; not given: it says that the connection was closed here.
         """
         if self.closing:
             return
         self.note_ending(kind)
         self._goodbye = Deadline(linger, time.monotonic())
         self.closing = True
-        self.send = _refuse
+        self.send = refuse or _refuse
         self._leaving()
         self.stream.end_sending()
         self.resume()
+
+    def _gave_up(self, failure: SendTimeout) -> None:
+        # The stream could not go on, and was broken off. Where there is no reader, who sent sees to the rest.
+        self.note_ending("send timeout", failure)
+        self.hang_up(refuse=partial(_refuse_after, failure.seconds))
 
     def disconnect(self, linger: float = LINGER) -> None:
         """Hang up, and do not let the last hook wait for a reader that sleeps."""
@@ -487,6 +498,10 @@ def _too_late(timeout: float | None) -> TimeoutError:
 
 def _refuse(data: bytes) -> None:
     raise ConnectionClosed("this connection was closed here; nothing can be sent any more")
+
+
+def _refuse_after(seconds: float, data: bytes) -> None:
+    raise SendTimeout(seconds)
 
 
 def _no_hook() -> bool:

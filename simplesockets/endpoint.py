@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from . import events
 from .connection import LINGER
-from .dispatch import Callback, Dispatch, ExceptionFlags
+from .dispatch import Callback, Dispatch, ExceptionFlags, log
 from .engine import Engine
 from .events import Ending, Event, ExceptionList
 from .mailbox import Item, ReceivedList
@@ -141,5 +141,9 @@ class Endpoint(Generic[Some]):
             self._engine.later(LINGER, stream.cut)
 
     def _record_ending(self, ending: Ending | None, who: object) -> None:
-        if ending is not None and ending.kind in ("protocol error", "failed", "tls") and ending.exception is not None:
+        if ending is None:
+            return
+        if ending.kind in ("protocol error", "failed", "tls") and ending.exception is not None:
             self._dispatch.journal.record(ending.exception, f"{who!r} was dropped", level=logging.WARNING)
+        elif ending.kind == "send timeout":  # who sent has the exception
+            log.warning("%r was dropped", who)

@@ -12,6 +12,7 @@ keep working.
     │   ├── BindError             a listening address cannot be used        (OSError)
     │   ├── ResolveError          a host name does not resolve              (socket.gaierror)
     │   ├── ConnectionClosed      the connection was ended on this side     (ConnectionError)
+    │   ├── SendTimeout           the other end took nothing for too long   (ConnectionError)
     │   ├── FileIncomplete        a file did not come or go as a whole      (ConnectionError)
     │   │   └── FileTimeout       nothing more of it came in time           (TimeoutError)
     │   ├── UnknownClient         no such client is connected               (LookupError)
@@ -57,6 +58,22 @@ class ResolveError(SocketError, socket.gaierror):
 
 class ConnectionClosed(SocketError, ConnectionError):
     """The connection is not open any more, or never was."""
+
+
+class SendTimeout(SocketError, ConnectionError):
+    """The other end took nothing of what was sent for so long that the connection was cut, most likely in the middle of
+    something.
+
+    Args:
+        seconds: for how long.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the other end took nothing for {seconds:g} seconds, so this connection was cut. It does not read; where "
+            "it only needs longer, give setup() a longer send_timeout (None waits for ever)"
+        )
+        self.seconds = seconds
 
 
 class FileIncomplete(SocketError, ConnectionError):

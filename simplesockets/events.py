@@ -433,8 +433,9 @@ class Ending:
     """Why a connection ended.
 
     ``kind`` is one of ``"peer closed"``, ``"reset"``, ``"closed here"``, ``"handler returned"``,
-    ``"protocol error"``, ``"tls"`` (the handshake failed, or what came cannot be decrypted) and ``"failed"``;
-    ``exception`` is the error behind it, where there is one.
+    ``"protocol error"``, ``"tls"`` (the handshake failed, or what came cannot be decrypted), ``"send timeout"`` (the
+    other end took nothing for too long), ``"idle"`` (it sent nothing for too long) and ``"failed"``; ``exception`` is
+    the error behind it, where there is one.
     """
 
     kind: str

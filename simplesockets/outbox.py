@@ -2,7 +2,8 @@
 
 A thread that sends through :class:`Outbox` tries the socket directly, and what the system does not take at once waits
 in the outbox, up to a limit. The :class:`Courier`, one thread for all outboxes of a server, sends it on when the
-socket takes more. So a broadcast reaches everybody who reads, at once, and costs no thread where everybody does.
+socket takes more. So a broadcast reaches everybody who reads, at once, and costs no thread where everybody does. It
+also notices who takes nothing at all.
 
 Whole frames go in, and they leave in that order: the stream's write lock protects the queue, and whoever holds it
 takes from the front only. Do not mix it with ``Stream.send_all`` on one stream.
@@ -13,12 +14,14 @@ from __future__ import annotations
 import contextlib
 import selectors
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
 from .mailbox import mark_own_thread
-from .transport import Stream, Waker
+from .timing import Standstill
+from .transport import LOOKS, Stream, Waker
 
 _AT_ONCE = 64
 """Frames that one system call gets at most."""
@@ -34,13 +37,24 @@ class Outbox:
         courier: who sends on what has to wait.
         limit: bytes that may wait behind the frame that is being sent, which may be of any size.
         overflow: called once, under no lock, when more than that would have to wait; what waits is discarded then.
+        stalled: likewise, when the peer took nothing for as long as the courier has patience.
     """
 
-    def __init__(self, stream: Stream, courier: Courier, limit: int, overflow: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        courier: Courier,
+        limit: int,
+        overflow: Callable[[], object],
+        stalled: Callable[[], object] | None = None,
+    ) -> None:
         self.stream = stream
         self.limit = limit
         self._courier = courier
         self._overflow = overflow
+        self._stalled = stalled
+        self._given = 0  # bytes that the system took of what had to wait
+        self._standstill: Standstill | None = None  # for the courier alone
         self._lock = stream.write_lock  # protects what follows; held across sending, which does not wait here
         self._waiting: deque[bytes | memoryview] = deque()
         self._size = 0
@@ -105,6 +119,7 @@ class Outbox:
             while waiting:
                 sent = self.stream.send_now(list(islice(waiting, _AT_ONCE)))
                 self._size -= sent
+                self._given += sent
                 while waiting and sent >= len(waiting[0]):
                     sent -= len(waiting.popleft())
                 if sent:
@@ -126,6 +141,23 @@ class Outbox:
         if then is not None:
             then()
         return True
+
+    def begin_to_look(self, patience: float) -> None:
+        """From now on the peer has so many seconds to take something. For the courier."""
+        self._standstill = Standstill(patience, self._place(), time.monotonic())
+
+    def look(self) -> bool:
+        """See whether the peer took anything lately; if not, give up and return True. For the courier."""
+        if self._standstill is None or not self._standstill.is_over(self._place(), time.monotonic()):
+            return False
+        with self._lock:
+            self._discard()
+        if self._stalled is not None:
+            self._stalled()
+        return True
+
+    def _place(self) -> int:
+        return self._given - self.stream.on_its_way()
 
     def finish(self, then: Callable[[], object]) -> None:
         """Take nothing more, and call ``then`` when what waits was sent (or never will be): now, if nothing does."""
@@ -153,10 +185,14 @@ class Courier:
 
     Args:
         name: begins the thread's name.
+        patience: seconds for which a peer may take nothing while something waits for it; None: any number.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, patience: float | None = None) -> None:
         self._name = name
+        self._patience = patience
+        self._pause = None if patience is None else patience / LOOKS  # seconds between two looks
+        self._look_at = 0.0  # when the next one is due
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._new: list[Outbox] = []
         self._waker: Waker | None = None
@@ -202,13 +238,14 @@ class Courier:
             if waker is not None:
                 selector.register(waker.reader, selectors.EVENT_READ)
             while self._goes_on(selector, 0 if waker is None else 1):
-                for key, _ in selector.select(_LOOK if waker is None else None):
+                for key, _ in selector.select(_LOOK if waker is None else self._pause):
                     if key.data is not None:
                         if key.data.send_on():
                             selector.unregister(key.fileobj)
                     elif waker is not None:
                         waker.clear()
                 self._drop_closed(selector)
+                self._look(selector)
 
     def _goes_on(self, selector: selectors.BaseSelector, own: int) -> bool:
         # ``own``: how many of the selector's sockets are no outbox's.
@@ -218,6 +255,8 @@ class Courier:
                 self._thread = self._waker = None
                 return False
         for outbox in new:
+            if self._patience is not None:
+                outbox.begin_to_look(self._patience)
             self._register(selector, outbox)
         return True
 
@@ -229,6 +268,14 @@ class Courier:
             if descriptor in selector.get_map():  # of a stream that was closed since, or the same one once more
                 selector.unregister(descriptor)
             selector.register(descriptor, selectors.EVENT_WRITE, outbox)
+
+    def _look(self, selector: selectors.BaseSelector) -> None:
+        if self._pause is None or time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + self._pause
+        for key in list(selector.get_map().values()):
+            if key.data is not None and key.data.look():
+                selector.unregister(key.fileobj)
 
     def _drop_closed(self, selector: selectors.BaseSelector) -> None:
         for key in list(selector.get_map().values()):

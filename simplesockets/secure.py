@@ -18,6 +18,7 @@ from .protocol import ProtocolFactory, RawProtocol
 from .server import ContextMaker, EngineName, TCPServer
 from .timing import Reconnect
 from .tls import HANDSHAKE_TIMEOUT, Path, client_context, server_context
+from .transport import SEND_TIMEOUT
 
 __all__ = ["Certificate", "SecureClient", "SecureServer", "self_signed"]
 
@@ -43,6 +44,7 @@ class SecureServer(TCPServer):
         protocol: ProtocolFactory = RawProtocol,
         ssl_context: SSLContext | ContextMaker | None = None,
         handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
+        send_timeout: float | None = SEND_TIMEOUT,
         engine: EngineName = "threads",
         workers: int | None = None,
         certfile: Path | None = None,
@@ -82,6 +84,7 @@ class SecureServer(TCPServer):
             protocol=protocol,
             ssl_context=ssl_context,
             handshake_timeout=handshake_timeout,
+            send_timeout=send_timeout,
             engine=engine,
             workers=workers,
         )
@@ -105,6 +108,7 @@ class SecureClient(TCPClient):
         handle_client: Callback | None = None,
         *,
         connect_timeout: float | None = CONNECT_TIMEOUT,
+        send_timeout: float | None = SEND_TIMEOUT,
         protocol: ProtocolFactory = RawProtocol,
         ssl_context: SSLContext | None = None,
         server_hostname: str | None = None,
@@ -139,6 +143,7 @@ class SecureClient(TCPClient):
             listen,
             handle_client,
             connect_timeout=connect_timeout,
+            send_timeout=send_timeout,
             protocol=protocol,
             ssl_context=ssl_context,
             server_hostname=server_hostname,

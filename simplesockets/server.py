@@ -38,9 +38,9 @@ from .events import (
 from .mailbox import Bell, Flag, Mailbox, is_mine
 from .pool import PoolEngine
 from .protocol import Protocol, ProtocolFactory, RawProtocol
-from .timing import Deadline
+from .timing import Deadline, check_seconds
 from .tls import HANDSHAKE_TIMEOUT, TLSStream
-from .transport import Stream
+from .transport import SEND_TIMEOUT, Stream
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Pipe
@@ -118,7 +118,8 @@ class Server_Client:
             The number of bytes, all of them.
 
         Raises:
-            ConnectionError: the connection is closed or broke.
+            SendTimeout: the client took nothing for too long: ``setup(send_timeout=…)``. The connection is over then.
+            ConnectionError: the connection is closed or broke; SendTimeout is one, too.
             TypeError: the data is of another type.
         """
         content = data if type(data) is bytes else to_bytes(data)
@@ -352,6 +353,7 @@ class TCPServer(Endpoint[ServerDispatch]):
         self._protocol: ProtocolFactory = RawProtocol
         self._ssl_context: SSLContext | None = None
         self._handshake_timeout: float | None = HANDSHAKE_TIMEOUT
+        self._send_timeout: float | None = SEND_TIMEOUT
         self._recv_buffer = 2048
         self._in_setup = False
         self._run = False
@@ -376,6 +378,7 @@ class TCPServer(Endpoint[ServerDispatch]):
         protocol: ProtocolFactory = RawProtocol,
         ssl_context: SSLContext | ContextMaker | None = None,
         handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
+        send_timeout: float | None = SEND_TIMEOUT,
         engine: EngineName = "threads",
         workers: int | None = None,
     ) -> None:
@@ -399,6 +402,9 @@ class TCPServer(Endpoint[ServerDispatch]):
                 certificate (``load_cert_chain``), or a function that makes one. Each client's handshake happens in its
                 own thread, before ``on_connect``; one that fails is recorded, and nothing else happens.
             handshake_timeout: seconds that it may take; None is without limit.
+            send_timeout: seconds for which a client may take nothing of what is sent to it. One that does not read is
+                cut then, in the middle of what was being sent, and whoever waits in ``send()`` gets a
+                :class:`~.errors.SendTimeout`; one that reads slowly is not. None waits for ever.
             engine: ``"threads"`` gives each client a thread; ``"pool"`` gives one only to those whose callbacks are
                 slow, so that idle clients cost none. In both, the callbacks of one client run in order and one at a
                 time, and a slow one delays no other client. See docs/performance.md.
@@ -418,7 +424,8 @@ class TCPServer(Endpoint[ServerDispatch]):
         transport.check_count("recv_buffer", recv_buffer, "bytes", 1)
         context = ssl_context() if callable(ssl_context) else ssl_context
         tls.check_context(context, server=True)
-        tls.check_timeout("handshake_timeout", handshake_timeout)
+        check_seconds("handshake_timeout", handshake_timeout)
+        check_seconds("send_timeout", send_timeout)
         make_engine = _engine_maker(engine)
         hosts = _hosts(ip)
         with self._lock:
@@ -435,6 +442,7 @@ class TCPServer(Endpoint[ServerDispatch]):
                     protocol=protocol,
                     ssl_context=ssl_context,
                     handshake_timeout=handshake_timeout,
+                    send_timeout=send_timeout,
                     engine=engine,
                 )
             with self._lock:
@@ -453,6 +461,7 @@ class TCPServer(Endpoint[ServerDispatch]):
                 self._protocol = protocol
                 self._ssl_context = context
                 self._handshake_timeout = handshake_timeout
+                self._send_timeout = send_timeout
                 self._run = self._killed = self._closed = False
                 name = f"simplesockets-server-{self._addresses[0][1]}"
                 if workers is None:
@@ -943,7 +952,7 @@ class TCPServer(Endpoint[ServerDispatch]):
         context = self._ssl_context
         try:
             protocol = self._protocol()
-            stream = Stream(sock) if context is None else TLSStream(sock, context, server=True)
+            stream = self._stream(sock, context)
         except Exception as failure:
             self._dispatch.journal.record(failure, "exception in the protocol's factory")
             sock.close()
@@ -973,6 +982,11 @@ class TCPServer(Endpoint[ServerDispatch]):
             connection.close()
         if self._closed or self._engine is not engine:  # close() may have looked before this client was there
             connection.hang_up()
+
+    def _stream(self, sock: Socket, context: SSLContext | None) -> Stream:
+        if context is None:
+            return Stream(sock, self._send_timeout)
+        return TLSStream(sock, context, server=True, send_timeout=self._send_timeout)
 
     def _shake_hands(self, client: Server_Client, stream: TLSStream, serve: Callable[[], None]) -> None:
         # The first hook of an encrypted connection. Nobody sees the client yet, but it has its place (max_connections).

@@ -1,5 +1,5 @@
-"""Deadlines, backoff, and when to connect again. Pure: time and chance come in as arguments, the time in seconds of any
-steadily rising clock."""
+"""Deadlines, standstills, backoff, and when to connect again. Pure: time and chance come in as arguments, the time in
+seconds of any steadily rising clock."""
 
 from __future__ import annotations
 
@@ -17,6 +17,29 @@ class Deadline:
     def left(self, now: float) -> float | None:
         """Seconds left, never below 0; None where there is no end."""
         return None if self._at is None else max(0.0, self._at - now)
+
+
+class Standstill:
+    """Notices that something has stopped.
+
+    Args:
+        timeout: seconds without any progress that are too long; None: none are.
+        place: how far it is now.
+        now: the time.
+    """
+
+    __slots__ = ("_place", "_since", "_timeout")
+
+    def __init__(self, timeout: float | None, place: int, now: float) -> None:
+        self._timeout = timeout
+        self._place = place
+        self._since = now
+
+    def is_over(self, place: int, now: float) -> bool:
+        """Told how far it is now: whether it has been there for too long."""
+        if place != self._place:
+            self._place, self._since = place, now
+        return self._timeout is not None and now - self._since >= self._timeout
 
 
 class Backoff:
@@ -116,6 +139,20 @@ class Reconnect:
 
 
 _YEAR = 366 * 24 * 3600.0
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Refuse what is no number of seconds above 0, and not None.
+
+    Raises:
+        TypeError, ValueError: naming the value.
+    """
+    if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool)):
+        raise TypeError(f"{name} must be a number of seconds, or None for no limit, not {value!r}")
+    if value is not None and not value > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, or None for no limit, not {value!r}")
+    if value is not None and value > _YEAR:
+        raise ValueError(f"{name} must be a year at most, or None for no limit, not {value!r} seconds")
 
 
 def _check_number(name: str, value: object, least: float, most: float, what: str) -> None:

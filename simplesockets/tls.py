@@ -67,18 +67,6 @@ def check_context(context: object, *, server: bool) -> None:
         raise ValueError(f"this ssl_context is one for a {other}; a {side} makes its own with {advice}")
 
 
-def check_timeout(name: str, value: object) -> None:
-    """Refuse what is no number of seconds above 0, and not None.
-
-    Raises:
-        TypeError, ValueError: naming the value.
-    """
-    if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool)):
-        raise TypeError(f"{name} must be a number of seconds, or None for no limit, not {value!r}")
-    if value is not None and not value > 0:
-        raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
-
-
 def server_context(
     certfile: Path, keyfile: Path | None = None, password: str | None = None, cafile: Path | None = None
 ) -> ssl.SSLContext:
@@ -242,12 +230,21 @@ class TLSStream(Stream):
         context: what to trust, and what to show.
         server: whether this is the server's end.
         name: the server's name, for a client to ask for and to verify.
+        send_timeout: seconds for which the other end may take nothing of what is sent; None: any number.
 
     Raises:
         ValueError: the context checks names, and there is none, or none that is possible; the socket stays open.
     """
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server: bool, name: str | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        *,
+        server: bool,
+        name: str | None = None,
+        send_timeout: float | None = None,
+    ) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server, server_hostname=name)
@@ -258,6 +255,8 @@ class TLSStream(Stream):
         self._send = super(SealedSocket, sealed).send
         self._shut = super(SealedSocket, sealed).shutdown
         send_at_once(sealed)
+        if send_timeout is not None:
+            self._limit_sending(send_timeout)
         self.write_lock = threading.RLock()
         self._unsent = memoryview(b"")  # encrypted; protected by the write lock, as the next two
         self._held = 0  # bytes that send_now() is to get once more, and which are encrypted already
@@ -521,14 +520,16 @@ class TLSStream(Stream):
             self._left = True
             return False
         self._pushing = True
+        standstill = None
         try:
             while self._unsent or self._fetch_encrypted():
                 try:
                     sent = self._send(self._unsent) if wait else self._send_now(self._unsent)
-                except (BlockingIOError, TimeoutError):
+                except (BlockingIOError, TimeoutError) as failure:
                     if not wait:
                         return False
-                    wait_ready(self.socket, None, writable=True)
+                    self._require_usable(failure)
+                    standstill = self._wait_for_room(standstill, -len(self._unsent))
                 else:
                     self._unsent = self._unsent[sent:]
             return True

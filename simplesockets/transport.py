@@ -11,6 +11,11 @@ Closing needs care, and every rule here comes from it:
 
 Sockets are in blocking mode, since a timeout costs a second system call per read. ``receive_some`` and ``send_all``
 work in non-blocking mode, too, whoever set it.
+
+A peer that does not read must not keep who sends for ever. So the system itself ends a send that cannot go on after a
+while (SO_SNDTIMEO), which costs nothing while it goes on; and from there on we look, now and then, whether the peer
+takes anything at all: not only whether there is room for more, since the system waits with telling that until there is
+much, but whether the peer acknowledged some of what is on its way.
 """
 
 from __future__ import annotations
@@ -22,14 +27,25 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from typing_extensions import Buffer
 
-from .errors import BindError, BusyError, ConnectionClosed, ResolveError
-from .timing import Deadline
+from .errors import BindError, BusyError, ConnectionClosed, ResolveError, SendTimeout
+from .timing import Deadline, Standstill
+
+try:
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+
+    _TELLS_QUEUE = True
+except ImportError:  # not POSIX
+    _TELLS_QUEUE = False
 
 log = logging.getLogger("simplesockets")
 
@@ -43,6 +59,10 @@ SAFE_TO_SEND = 2048
 """Bytes for which a writable socket has room."""
 NO_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 """The flag by which one call does not wait; 0 where the system has none."""
+SEND_TIMEOUT = 60.0
+"""Seconds for which a peer may take nothing of what is sent to it, by default."""
+LOOKS = 8
+"""How often in such a time somebody looks whether it goes on; so it takes a little longer until it is noticed."""
 _HAS_POLL = hasattr(select, "poll")
 _LAST_STEP = 0.1  # seconds that a sender has to notice that the connection was broken off
 
@@ -96,9 +116,17 @@ class Stream:
     """A connected socket: bytes in, bytes out, and an orderly end.
 
     One thread reads. Any thread may send, shut down or cut.
+
+    Args:
+        sock: the socket.
+        send_timeout: seconds for which the other end may take nothing of what is sent; None: any number.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    _send_timeout: float | None = None
+    gave_up: weakref.WeakMethod[Callable[[SendTimeout], object]] | None = None
+    """Told that nothing can be sent any more, since the other end took nothing for too long."""
+
+    def __init__(self, sock: socket.socket, send_timeout: float | None = None) -> None:
         self.socket = sock
         self.receive_some = sock.recv
         """``receive_some(size, flags)``: what is there, at most ``size`` bytes; waits for the first; empty at the end
@@ -108,6 +136,8 @@ class Stream:
         self.write_lock = threading.RLock()
         """One sender at a time; held across I/O."""
         send_at_once(sock)
+        if send_timeout is not None:
+            self._limit_sending(send_timeout)
 
     @property
     def closed(self) -> bool:
@@ -174,6 +204,7 @@ class Stream:
 
         Raises:
             ConnectionClosed: it was closed on this side.
+            SendTimeout: the other end took nothing for too long; now, or before.
             OSError: the connection broke.
         """
         self.write_lock.acquire()  # a with statement would take as long as all the rest of this
@@ -181,7 +212,8 @@ class Stream:
             sent = self._send(data)
             if sent < len(data):
                 self._send_rest(memoryview(data), sent)
-        except (BlockingIOError, TimeoutError):
+        except (BlockingIOError, TimeoutError) as failure:
+            self._require_usable(failure)
             self._send_rest(memoryview(data), 0)
         except OSError as failure:
             raise self._named(failure) from failure
@@ -207,14 +239,57 @@ class Stream:
         return self.socket.sendmsg(parts, (), NO_WAIT)
 
     def _send_rest(self, view: memoryview, sent: int) -> None:
+        standstill = None
         while sent < len(view):
             try:
-                wait_ready(self.socket, None, writable=True)
+                standstill = self._wait_for_room(standstill, sent)
                 sent += self.socket.send(view[sent:])
-            except (BlockingIOError, TimeoutError):
-                continue
+            except (BlockingIOError, TimeoutError) as failure:
+                self._require_usable(failure)
             except (OSError, ValueError) as failure:
                 raise self._named(failure) from failure
+
+    def _limit_sending(self, seconds: float) -> None:
+        self._send_timeout = seconds
+        with contextlib.suppress(OSError):  # the peer has gone already, or the system has no such thing
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _send_limit(seconds))
+
+    def _wait_for_room(self, standstill: Standstill | None, given: int) -> Standstill | None:
+        # Until something can be sent. Told what it gave the last time, while the same is being sent, and how much of
+        # that was given to the system since.
+        if self._send_timeout is None:
+            wait_ready(self.socket, None, writable=True)
+            return None
+        if standstill is None:
+            standstill = Standstill(self._send_timeout, given - self.on_its_way(), time.monotonic())
+        while not wait_ready(self.socket, self._send_timeout / LOOKS, writable=True):
+            if standstill.is_over(given - self.on_its_way(), time.monotonic()):
+                raise self.give_up(self._send_timeout)
+        return standstill
+
+    def on_its_way(self) -> int:
+        """Bytes that the system took and the other end has not acknowledged; 0 where the system does not tell."""
+        if not _TELLS_QUEUE:
+            return 0
+        try:
+            return int.from_bytes(ioctl(self.socket.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
+        except (OSError, ValueError):
+            return 0
+
+    def _require_usable(self, failure: OSError) -> None:
+        # Where the system is not POSIX nobody knows what was sent by a send that timed out.
+        if os.name != "posix" and isinstance(failure, TimeoutError) and self._send_timeout and not self.has_timeout():
+            raise self.give_up(self._send_timeout)
+
+    def give_up(self, seconds: float) -> SendTimeout:
+        """Break off, since the other end took nothing for so many seconds, and tell so. Never waits. Gives what to
+        raise."""
+        failure = SendTimeout(seconds)
+        self.break_off(partial(_refuse_after_standstill, seconds))
+        told = self.gave_up() if self.gave_up is not None else None
+        if told is not None:
+            told(failure)
+        return failure
 
     # A file takes many steps to send, between which nothing else may be sent and the stream may not simply end. The
     # write lock is not held from one to the next, since the program's code runs there. So, while somebody is alone,
@@ -225,6 +300,7 @@ class Stream:
     _alone = 0  # the number of the thread that sends undisturbed; protected by the write lock
     _turn: threading.Condition | None = None  # of the write lock: nobody is alone any more
     _broken_off = False
+    _refuse: Callable[..., int]  # then: raises why
     _in_system = False  # who is alone is in os.sendfile()
     _to_close = False  # … and has to close the socket
 
@@ -277,27 +353,34 @@ class Stream:
         Raises:
             OSError: as :meth:`send_part`; or the system cannot send from this file, or cannot read it.
         """
+        standstill = None
         with self.write_lock:
             while True:
                 self._require_going_on()
                 try:
                     self._in_system = True
                     return os.sendfile(self.socket.fileno(), fd, offset, count)
-                except BlockingIOError:  # the program set the socket to be non-blocking
+                except BlockingIOError:  # it takes long, or the program set the socket to be non-blocking
                     pass
                 except OSError as failure:
                     raise self._named(failure) from failure
                 finally:
                     self._in_system = False
                 try:
-                    wait_ready(self.socket, None, writable=True)
+                    standstill = self._wait_for_room(standstill, 0)
                 except (OSError, ValueError) as failure:
                     raise self._named(failure) from failure
 
-    def break_off(self) -> None:
+    def break_off(self, refuse: Callable[..., int] | None = None) -> None:
         """From now on nothing is sent, and whoever ends the connection resets it: so the other end cannot take what it
-        got for everything. (Where the system is not POSIX, it ends as usual.)"""
-        self._send, self._broken_off = _refuse_after_break, True
+        got for everything. (Where the system is not POSIX, it ends as usual.)
+
+        Args:
+            refuse: raises, whenever somebody wants to send; not given: what is to be said after half a file.
+        """
+        if not self._broken_off:
+            self._send = self._refuse = refuse or _refuse_after_break
+            self._broken_off = True
         if os.name == "posix":  # elsewhere a reader would not wake
             with contextlib.suppress(OSError):
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -336,7 +419,7 @@ class Stream:
 
     def _require_going_on(self) -> None:
         if self._broken_off:
-            _refuse_after_break()
+            self._refuse()
 
     def _end_or_break_off(self) -> None:
         # In place of end_sending(), from the first file on.
@@ -371,7 +454,7 @@ class Stream:
             self.write_lock.release()
 
     def _named(self, failure: Exception) -> Exception:
-        if self.closed:
+        if self.closed and not isinstance(failure, SendTimeout):
             return ConnectionClosed("this connection was closed; connect again before you send")
         return failure
 
@@ -400,6 +483,18 @@ class Stream:
 
 def _refuse_after_break(*_: object) -> int:
     raise ConnectionClosed("this connection was closed here in the middle of a file")
+
+
+def _refuse_after_standstill(seconds: float, *_: object) -> int:
+    raise SendTimeout(seconds)
+
+
+def _send_limit(seconds: float) -> bytes:
+    # For SO_SNDTIMEO. What was sent until then counts, where the system is POSIX; so we look early.
+    if os.name != "posix":
+        return struct.pack("=L", max(1, round(seconds * 1000)))
+    early = max(1000, round(seconds / LOOKS * 1e6))
+    return struct.pack("@ll", *divmod(early, 1_000_000))
 
 
 def _read_no_more(deadline: Deadline) -> None:

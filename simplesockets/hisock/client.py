@@ -20,7 +20,7 @@ from ..errors import ProtocolError
 from ..events import ReceivedBytes
 from ..framing import MAX_FRAME
 from ..timing import Deadline, Reconnect
-from ..transport import check_count
+from ..transport import SEND_TIMEOUT, check_count
 from . import protocol
 from .casting import ClientInfo, read_info, to_content
 from .errors import ClientDisconnected, ClientNotFound, ServerException, ServerNotRunning
@@ -103,6 +103,8 @@ class HiSockClient(HiSockLoop[bytes]):
         dialect: ``"2.x"``, or ``"0.x"`` to speak to servers of 0.x and 1.x.
         connect_timeout: seconds that connecting takes at most.
         max_message: the largest message, in bytes.
+        send_timeout: seconds for which the server may take nothing of what is sent; the connection is lost then. None:
+            any number.
         reconnect: whether, and how, a connection that is lost is made again: True, or a
             :class:`~simplesockets.Reconnect`. Name and group are announced again, and handlers stay; for the server
             this is another client. Who waits in :meth:`recv` or :meth:`get_client` at that moment gets a
@@ -124,7 +126,7 @@ class HiSockClient(HiSockLoop[bytes]):
 
     The errors of connecting are not raised where ``reconnect`` says ``initially=True``.
 
-    Everything but the loop may be called from any thread. Source: 0.x; the last five arguments are new.
+    Everything but the loop may be called from any thread. Source: 0.x; the last six arguments are new.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class HiSockClient(HiSockLoop[bytes]):
         dialect: str = "2.x",
         connect_timeout: float | None = CONNECT_TIMEOUT,
         max_message: int = MAX_FRAME,
+        send_timeout: float | None = SEND_TIMEOUT,
         reconnect: Reconnect | bool | None = None,
         on_reconnect: Callable[[], object] | None = None,
     ) -> None:
@@ -187,6 +190,7 @@ class HiSockClient(HiSockLoop[bytes]):
             connect_timeout=connect_timeout,
             protocol=lambda: ClientProtocol(self.header_len, max_message),
             ssl_context=context,
+            send_timeout=send_timeout,
             reconnect=self._reconnect,
         )
         self._tcp._gave_up = self._disconnected

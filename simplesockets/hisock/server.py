@@ -25,7 +25,7 @@ from ..framing import MAX_FRAME, LengthPrefixFramer
 from ..outbox import Courier, Outbox
 from ..server import EngineName, Server_Client, TCPServer
 from ..timing import Deadline
-from ..transport import check_count
+from ..transport import SEND_TIMEOUT, check_count
 from . import protocol
 from .casting import ClientAddress, ClientInfo, to_content
 from .errors import ClientDisconnected, GroupNotFound
@@ -138,6 +138,8 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         keepalive_timeout: seconds that a client has to answer one.
         max_message: the largest message, in bytes.
         max_pending: bytes that may wait for a client which does not read; it is dropped when there are more.
+        send_timeout: seconds for which a client may take nothing of what waits for it, however little that is, until it
+            is dropped; one that reads slowly is not. None: any number.
         engine: ``"threads"``, or ``"pool"`` for many clients (see :meth:`simplesockets.TCPServer.setup`).
 
     The order of 2.x, ``(addr, max_connections, header_len, cache_size, keepalive)``, works as well: a number in the
@@ -167,6 +169,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         keepalive_timeout: float = KEEPALIVE_TIMEOUT,
         max_message: int = MAX_FRAME,
         max_pending: int = MAX_PENDING,
+        send_timeout: float | None = SEND_TIMEOUT,
         engine: EngineName = "threads",
     ) -> None:
         if isinstance(blocking, int) and not isinstance(blocking, bool):  # the order of 2.x
@@ -189,6 +192,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         self._keepalive_interval = keepalive_interval
         self._keepalive_timeout = keepalive_timeout
         self._max_pending = max_pending
+        self._send_timeout = send_timeout
         self._members: Members[_Member] = Members()
         self._member_of: dict[Server_Client, _Member] = {}
         self._outboxes: dict[Server_Client, Outbox] = {}
@@ -204,11 +208,12 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
             on_disconnect=self._disconnected,
             protocol=lambda: ServerProtocol(self.header_len, max_message),
             ssl_context=context,
+            send_timeout=send_timeout,
             engine=engine,
         )
         self.addr = self._tcp.address
         self._name = f"simplesockets-hisock-server-{self.addr[1]}"
-        self._courier = Courier(self._name)
+        self._courier = Courier(self._name, send_timeout)
         if keepalive:
             self._later(keepalive_interval, self._ask_who_is_there)
         self._tcp.start()
@@ -496,6 +501,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
                 self._courier,
                 self._max_pending,
                 lambda: self._drop(client, f"it does not read; more than {self._max_pending} bytes wait for it"),
+                lambda: self._give_up(client),
             )
         reference = weakref.ref(client)
         self._later(self._hello_timeout, lambda: self._check_greeted(reference))
@@ -522,6 +528,10 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         log.warning("client %s:%s was dropped: %s", client.address[0], client.address[1], reason)
         client._connection.note_ending(reason)
         client._connection.stream.cut()
+
+    def _give_up(self, client: Server_Client) -> None:
+        if self._send_timeout is not None:
+            client._connection.stream.give_up(self._send_timeout)
 
     def _drop_soon(self, client: Server_Client, reason: str) -> None:
         # Called under the lock, under which nothing is logged: a program's log handler may want the lock.

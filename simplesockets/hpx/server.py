@@ -20,9 +20,9 @@ from ..engine import is_nested
 from ..errors import FrameTooLarge, FrameTruncated, SetupError
 from ..events import ExceptionList
 from ..server import Server_Client, TCPServer
-from ..timing import Deadline
+from ..timing import Deadline, check_seconds
 from ..tls import check_context
-from ..transport import check_count, check_port, wait_ready
+from ..transport import SEND_TIMEOUT, check_count, check_port, wait_ready
 from .codec import LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
 from .exceptions import InvalidMessage
 from .functions import Function, Functions
@@ -84,6 +84,8 @@ class Server:
         max_packed: bytes of a received frame at most.
         max_unpacked: bytes of JSON in it at most.
         handshake_timeout: seconds that a connection has for its first accepted message; None is for ever.
+        send_timeout: seconds for which a client may take nothing of an answer; its connection is cut then. None: any
+            number.
         level: effort of compression, 0 to 9.
         clock: gives seconds; for tests.
 
@@ -111,9 +113,12 @@ class Server:
         max_packed: int = MAX_PACKED,
         max_unpacked: int = MAX_UNPACKED,
         handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
+        send_timeout: float | None = SEND_TIMEOUT,
         level: int = LEVEL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        check_seconds("handshake_timeout", handshake_timeout)
+        check_seconds("send_timeout", send_timeout)
         check_context(ssl_context, server=True)
         check_port(port, zero=True)
         check_count("max_packed", max_packed, "bytes", 1)
@@ -144,6 +149,7 @@ class Server:
         self._max_packed = max_packed
         self._max_unpacked = max_unpacked
         self._handshake_timeout = handshake_timeout
+        self._send_timeout = send_timeout
         self._level = level
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._tcp: TCPServer | None = None
@@ -216,6 +222,7 @@ class Server:
                 handle_client=self._serve,
                 protocol=self._framing,
                 ssl_context=self._ssl_context,
+                send_timeout=self._send_timeout,
             )
             tcp.start()
         except BaseException:  # Ctrl-C, too

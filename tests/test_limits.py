@@ -1,0 +1,313 @@
+"""Limits: who does not read, who says nothing, who comes too often; and what programs may ask for."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simplesockets import Ending, FramedProtocol, LengthPrefixFramer, SendTimeout, Server_Client, TCPClient, TCPServer
+from simplesockets import transport as transport_module
+from simplesockets.timing import Standstill
+
+from .support.certificates import client_side, server_side
+from .support.clients import Peer, in_thread
+from .support.running import HOST, raw_client, read_exactly, running_server
+from .support.waiting import PATIENCE, wait_until
+
+pytestmark = pytest.mark.usefixtures("either_engine")
+
+SHORT = 0.1
+"""A timeout that is waited for."""
+MUCH = 24 * 1024 * 1024
+"""More bytes than the system takes for a peer that does not read."""
+CONTENT = bytes(range(256)) * (MUCH // 256)
+
+
+class Clock:
+    """The time, as a test tells it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Endings:
+    """An ``on_disconnect`` that notes what it sees."""
+
+    def __init__(self) -> None:
+        self.seen: list[Ending | None] = []
+
+    def __call__(self, address: Any) -> None:
+        self.seen.append(address.client.ending)
+
+    def one(self) -> Ending:
+        wait_until(lambda: self.seen, "on_disconnect")
+        (ending,) = self.seen
+        assert ending is not None
+        return ending
+
+
+@contextlib.contextmanager
+def connected(server: TCPServer, kind: str) -> Iterator[socket.socket]:
+    """A socket of the standard library's that is connected to the server."""
+    with raw_client(server) as sock:
+        if kind == "plain":
+            yield sock
+        else:
+            with client_side().wrap_socket(sock, server_hostname="localhost") as encrypted:
+                yield encrypted
+
+
+def only_client(server: TCPServer) -> Server_Client:
+    (client,) = wait_until(lambda: list(server.clients.values()), "a client")
+    return client
+
+
+def sees_reset(sock: socket.socket) -> bool:
+    """Whether the stream breaks, instead of ending in good order. What came before is dropped."""
+    sock.settimeout(PATIENCE)
+    try:
+        while sock.recv(1 << 20):
+            pass
+    except ConnectionError:
+        return True
+    return False
+
+
+def side(kind: str) -> dict[str, Any]:
+    return {"ssl_context": server_side()} if kind == "tls" else {}
+
+
+kinds = pytest.mark.parametrize("kind", ["plain", "tls"])
+
+# ----------------------------------------------------------------------------------------------- who does not read
+
+
+def framed() -> FramedProtocol:
+    return FramedProtocol(LengthPrefixFramer(limit=2 * MUCH))
+
+
+@kinds
+@pytest.mark.parametrize("way", ["send", "sendall", "messages", "file"])
+def test_who_does_not_read_is_cut(kind: str, way: str, tmp_path: Path) -> None:
+    ended = Endings()
+    setup = side(kind) | ({"protocol": framed} if way == "messages" else {})
+    with (
+        running_server(on_receive=print, on_disconnect=ended, send_timeout=SHORT, **setup) as server,
+        connected(server, kind) as sock,
+    ):
+        client = only_client(server)
+        path = tmp_path / "much"
+        path.write_bytes(CONTENT)
+        send: Callable[[], object] = {
+            "send": lambda: client.send(CONTENT),
+            "sendall": lambda: client.sendall(CONTENT),
+            "messages": lambda: client.send(CONTENT),
+            "file": lambda: client.send_file(path),
+        }[way]
+        with pytest.raises(SendTimeout, match=f"took nothing for {SHORT} seconds.*send_timeout") as caught:
+            send()
+        assert isinstance(caught.value, ConnectionError)
+        assert caught.value.seconds == SHORT
+        ending = ended.one()
+        assert ending.kind == "send timeout"
+        assert isinstance(ending.exception, SendTimeout)
+        assert not server.clients
+        with pytest.raises(SendTimeout):
+            client.send(b"more")
+        if kind == "plain":
+            assert sees_reset(sock)
+
+
+@kinds
+def test_send_data_to_who_does_not_read_is_false_and_recorded(kind: str) -> None:
+    with running_server(send_timeout=SHORT, **side(kind)) as server, connected(server, kind):
+        client = only_client(server)
+        assert not server.send_data(CONTENT, client)
+        (record,) = server.return_exceptions()
+        assert isinstance(record.exception, SendTimeout)
+        wait_until(lambda: not server.clients, "the end of the connection")
+        assert client.ending is not None
+        assert client.ending.kind == "send timeout"
+
+
+@kinds
+def test_callback_that_answers_who_does_not_read_ends_and_so_does_its_client(kind: str) -> None:
+    ended = Endings()
+    failures = []
+
+    def answer(client: Server_Client, data: bytes) -> None:
+        try:
+            client.send(CONTENT)
+        except OSError as failure:
+            failures.append(failure)
+
+    with (
+        running_server(on_receive=answer, on_disconnect=ended, send_timeout=SHORT, **side(kind)) as server,
+        connected(server, kind) as sock,
+    ):
+        sock.sendall(b"well?")
+        assert ended.one().kind == "send timeout"
+        assert [type(failure) for failure in failures] == [SendTimeout]
+
+
+def test_all_who_wait_to_send_to_who_does_not_read_are_told() -> None:
+    with running_server(send_timeout=SHORT) as server, raw_client(server):
+        client = only_client(server)
+
+        def send() -> BaseException | None:
+            try:
+                client.send(CONTENT)
+            except OSError as failure:
+                return failure
+            return None
+
+        threads = [in_thread(send) for _ in range(4)]
+        for thread, _ in threads:
+            thread.join(PATIENCE)
+        assert [type(results[0]) for _, results in threads] == [SendTimeout] * 4
+
+
+@pytest.mark.parametrize("timeout", [0.0, 0.001, 30.0], ids=["non-blocking", "short timeout", "long timeout"])
+def test_mode_that_the_program_gave_the_socket_changes_nothing(timeout: float) -> None:
+    with running_server(send_timeout=SHORT) as server, raw_client(server):
+        client = only_client(server)
+        client.socket.settimeout(timeout)
+        with pytest.raises(SendTimeout):
+            client.send(CONTENT)
+        assert client.ending is not None
+        assert client.ending.kind == "send timeout"
+
+
+def test_client_whose_data_nobody_fetches_is_cut_all_the_same() -> None:
+    # Its reader waits for room in the mailbox, and for nothing else.
+    with running_server(send_timeout=SHORT) as server, raw_client(server) as sock:
+        client = only_client(server)
+        server._mailbox.client_mark = 1
+        sock.sendall(b"unfetched")
+        wait_until(lambda: server._mailbox.is_paused(client._connection), "a pause")
+        assert not server.send_data(CONTENT, client)
+        wait_until(lambda: not server.clients, "the end of the connection")
+        wait_until(lambda: client.socket.fileno() < 0, "its socket's end")
+        assert server.return_recved_data()[0].response == b"unfetched"
+
+
+@pytest.mark.parametrize("receiving", [False, True])
+def test_client_of_a_server_that_does_not_read(peer: Peer, receiving: bool) -> None:
+    client = TCPClient()
+    ended: list[Ending | None] = []
+    client.setup(HOST, peer.port, on_disconnect=lambda: ended.append(client.ending), send_timeout=SHORT)
+    with contextlib.closing(client):
+        assert client.connect()
+        if receiving:
+            client.autorecv()
+        sock = peer.accept()
+        assert not client.send_data(CONTENT)
+        wait_until(lambda: ended, "on_disconnect")
+        assert [ending and ending.kind for ending in ended] == ["send timeout"]
+        assert isinstance(client.return_exceptions()[-1].exception, SendTimeout)
+        assert not client.event.is_connected
+        assert not client.send_data(b"more")
+        assert sees_reset(sock)
+
+
+def take_a_little(sock: socket.socket, client: Server_Client) -> bytes:
+    """Read until the client's system tells of it: far too little for the server's to say that there is room."""
+    before = client._connection.stream.on_its_way()
+    received = []
+
+    def is_told() -> bool:
+        received.append(read_exactly(sock, 64 * 1024))
+        return client._connection.stream.on_its_way() != before
+
+    wait_until(is_told, "an acknowledgement")
+    return b"".join(received)
+
+
+@kinds
+def test_who_reads_slowly_is_not_cut(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(transport_module, "time", clock)
+    looks = Looks(monkeypatch)
+    with running_server(send_timeout=SHORT, **side(kind)) as server, connected(server, kind) as sock:
+        client = only_client(server)
+        sender, results = in_thread(lambda: client.send(CONTENT))
+        received = b""
+        looks.some()  # by then the system takes nothing more
+        for _ in range(4):
+            received += take_a_little(sock, client)
+            looks.some()
+            clock.now += 0.9 * SHORT
+            looks.some()
+        assert sender.is_alive()
+        received += read_exactly(sock, len(CONTENT) - len(received))
+        sender.join(PATIENCE)
+        assert results == [len(CONTENT)]
+        assert received == CONTENT
+        assert client.ending is None
+
+
+def test_who_read_slowly_and_then_no_more_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(transport_module, "time", clock)
+    looks = Looks(monkeypatch)
+    with running_server(send_timeout=SHORT) as server, raw_client(server) as sock:
+        client = only_client(server)
+        sender, _ = in_thread(lambda: server.send_data(CONTENT, client))
+        looks.some()
+        take_a_little(sock, client)
+        looks.some()
+        clock.now += 0.99 * SHORT
+        looks.some()
+        assert sender.is_alive()
+        clock.now += 0.02 * SHORT
+        sender.join(PATIENCE)
+        assert not sender.is_alive()
+        assert client.ending is not None
+        assert client.ending.kind == "send timeout"
+
+
+class Looks:
+    """How often somebody looked whether a peer takes anything."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._count = 0
+        look = Standstill.is_over
+
+        def is_over(standstill: Standstill, place: int, now: float) -> bool:
+            over = look(standstill, place, now)
+            self._count += 1
+            return over
+
+        monkeypatch.setattr(Standstill, "is_over", is_over)
+
+    def some(self) -> None:
+        """Wait for a few more."""
+        seen = self._count
+        wait_until(lambda: self._count > seen + 2, "a look at what the peer takes")
+
+
+def test_without_a_send_timeout_sending_waits() -> None:
+    with running_server(send_timeout=None) as server, raw_client(server) as sock:
+        client = only_client(server)
+        assert client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO) == 0
+        sender, results = in_thread(lambda: client.send(CONTENT))
+        assert read_exactly(sock, len(CONTENT)) == CONTENT
+        sender.join(PATIENCE)
+        assert results == [len(CONTENT)]
+
+
+def test_standstill_is_one_place_for_so_long() -> None:
+    standstill = Standstill(2.0, 0, 10.0)
+    assert not standstill.is_over(0, 11.9)
+    assert not standstill.is_over(1, 12.5)
+    assert not standstill.is_over(1, 14.4)
+    assert standstill.is_over(1, 14.5)
+    assert not Standstill(None, 0, 0.0).is_over(0, 1e9)
