@@ -623,12 +623,17 @@ class Threaded(HiSockLoop[Item]):
 
         Raises:
             LifecycleError: it was started before.
+            BusyError: a thread runs a pass of the loop at the moment.
 
         Source: 2.x.
         """
         with self._lock:
             if self._thread is not None:
                 raise LifecycleError("start() was called before; each object runs once")
+            if self._loop_thread is not None:
+                raise BusyError(
+                    "another thread runs the loop at the moment, by run() or update(); start() is for when none does"
+                )
             # Not a daemon, so that the program goes on.
             thread = threading.Thread(
                 target=super().start, args=(callback, error_handler), name=f"{self._name}-loop", daemon=False

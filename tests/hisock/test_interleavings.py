@@ -19,7 +19,7 @@ import pytest
 
 from simplesockets import outbox as outbox_module
 from simplesockets.errors import BusyError
-from simplesockets.hisock import ClientInfo, HiSockClient, HiSockServer, ThreadedHiSockServer
+from simplesockets.hisock import ClientInfo, HiSockClient, HiSockServer, ThreadedHiSockClient, ThreadedHiSockServer
 from simplesockets.hisock.loop import KEPT_MESSAGES, KeptMessages, Unclaimed
 from simplesockets.hisock.server import _identifier
 from simplesockets.mailbox import is_mine
@@ -574,3 +574,23 @@ def test_closing_ends_a_send_to_a_server_that_never_reads() -> None:
             thread.join(PATIENCE)
             assert ended
             assert time.monotonic() - began < PATIENCE / 2
+
+
+def test_a_loop_is_not_given_a_thread_while_another_one_runs_it() -> None:
+    gate = Gate()
+    serving = ThreadedHiSockServer((HOST, 0))
+    joining = ThreadedHiSockClient(serving.addr)
+    try:
+        serving.on("join")(lambda client: gate())
+        passing = threading.Thread(target=serving.run)
+        passing.start()
+        gate.wait_arrived()
+        with pytest.raises(BusyError, match="when none does"):
+            serving.start()
+        gate.open()
+        passing.join(PATIENCE)
+        serving.start()  # now it can
+    finally:
+        gate.open()
+        joining.close()
+        serving.close()
