@@ -1,13 +1,15 @@
 """Benchmarks of this package, by hand: the test suite runs none of them.
 
     python -m tests.benchmarks [--only NAME ...] [--seconds S] [--rounds R] [--quick] [--awake]
-                               [--json FILE] [--plot FILE.png]
+                               [--json FILE] [--plot FILE.png] [--growth FILE.png [--from FILE]]
 
 What is compared: servers built on this package, by callback and by polling, beside a bare thread per
 client, what the standard library offers, uvloop and release 0.4.0 of simplesockets; then clients, bulk
 transfers, connection rate, the price of being idle, a loop that draws frames, remote calls by HPX, and
 commands of HiSock beside release 2.0.2 of hisock. `--list` names all of it, and `--only` takes the names, or
 beginnings of names, of scenarios and of contestants. `--quick` is for a first look: one short round.
+`--growth` draws what a client costs as there are more of them, from what was just measured or, with `--from`, from
+what an earlier run wrote with `--json`.
 
 How: each server runs in a process of its own and the load comes from another one, compiled from `loadgen.c`
 where there is a C compiler. In every round everybody has a turn, in another order each time. Shown are
@@ -35,7 +37,7 @@ import platform
 import sys
 from collections.abc import Sequence
 
-from . import load, plot, scenarios
+from . import growth, load, plot, scenarios
 from .awake import awake_cores
 from .scenarios import SCENARIOS, Outcome, Scenario, Settings
 
@@ -51,17 +53,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="half a second, one round, a short bulk transfer")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all figures of all rounds")
     parser.add_argument("--plot", type=pathlib.Path, metavar="FILE.png", help="draw the medians (needs matplotlib)")
+    parser.add_argument("--growth", type=pathlib.Path, metavar="FILE.png", help="draw the figures over the clients")
+    parser.add_argument("--from", dest="source", type=pathlib.Path, metavar="FILE", help="read JSON, measure nothing")
     parser.add_argument("--awake", action="store_true", help="keep the cores from sleeping (Linux)")
     options = parser.parse_args(arguments)
     if options.seconds is not None and not 0.05 <= options.seconds <= 600:
         parser.error("--seconds is from 0.05 to 600")
     if options.rounds is not None and not 1 <= options.rounds <= 100:
         parser.error("--rounds is from 1 to 100")
-    for target in filter(None, (options.json, options.plot)):
+    if options.source is not None and options.growth is None:
+        parser.error("--from is for --growth: nothing else is made from an earlier run")
+    for target in filter(None, (options.json, options.plot, options.growth)):
         if not target.absolute().parent.is_dir():
             parser.error(f"there is no directory for {target}")
     if unknown := [name for name in options.only if not _scenarios(name) and not _contestants(name)]:
         parser.error(f"nothing is called {', '.join(unknown)}: see --list")
+    if options.growth and not options.source and not any(_grows(scenario) for scenario, _ in selection(options.only)):
+        parser.error("--growth needs some of the scenarios echo-…x64B")
     return options
 
 
@@ -74,6 +82,10 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 def _scenarios(prefix: str) -> list[Scenario]:
     return [scenario for scenario in SCENARIOS if scenario.name.startswith(prefix)]
+
+
+def _grows(scenario: Scenario) -> bool:
+    return growth.SCENARIO.fullmatch(scenario.name) is not None
 
 
 def _contestants(prefix: str) -> set[str]:
@@ -149,13 +161,12 @@ def table(scenario: Scenario, outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def as_json(results: Results, facts: dict[str, object], settings: Settings) -> str:
-    document = {
+def as_document(results: Results, facts: dict[str, object], settings: Settings) -> dict[str, object]:
+    return {
         "machine": facts,
         "settings": dataclasses.asdict(settings),
         "scenarios": [_scenario_json(scenario, outcomes) for scenario, outcomes in results],
     }
-    return json.dumps(document, indent=1) + "\n"
 
 
 def _scenario_json(scenario: Scenario, outcomes: Sequence[Outcome]) -> dict[str, object]:
@@ -181,10 +192,13 @@ def _scenario_json(scenario: Scenario, outcomes: Sequence[Outcome]) -> dict[str,
 
 
 def write(results: Results, facts: dict[str, object], settings: Settings, options: argparse.Namespace) -> None:
+    document = as_document(results, facts, settings)
     if options.json is not None:
-        options.json.write_text(as_json(results, facts, settings), encoding="utf-8")
+        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if options.plot is not None and results:
         plot.draw(results, caption(facts, settings), options.plot)
+    if options.growth is not None:
+        growth.draw(document, caption(facts, settings), options.growth)
 
 
 def print_names() -> None:
@@ -203,12 +217,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print_names()
         return 0
-    if options.plot is not None:
-        try:
+    try:
+        if options.plot is not None or options.growth is not None:
             plot.require_matplotlib()  # now, not at the end
-        except plot.NoPlot as reason:
-            print(reason, file=sys.stderr)
-            return 1
+        return draw_again(options.source, options.growth) if options.source is not None else run(options)
+    except plot.NoPlot as reason:
+        print(reason, file=sys.stderr)
+        return 1
+
+
+def draw_again(source: pathlib.Path, target: pathlib.Path) -> int:
+    """The picture of an earlier run."""
+    document = growth.read(source)
+    growth.draw(document, caption(document["machine"], Settings(**document["settings"])), target)
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
     settings, facts = settings_of(options), machine()
     print(caption(facts, settings), flush=True)
     results: Results = []

@@ -33,7 +33,7 @@
 
 #define CONNECT_SECONDS 5.0       /* how long a connection is tried again */
 #define ANSWER_SECONDS 5          /* how long a blocking call waits for the server */
-#define JOIN_SECONDS 20           /* in which all clients have to have their first answer, or to be welcomed by HiSock */
+#define JOIN_SECONDS 40           /* in which all clients have to have their first answer, or to be welcomed by HiSock */
 #define ANSWERS_SECONDS 3.0       /* that the last messages of `paced` have to be answered in */
 #define QUIET_SECONDS 0.3         /* without a byte, after which nobody is told of those who joined any more */
 #define GRACE_SECONDS 30          /* past the asked for duration, after which an alarm ends the process */
@@ -280,11 +280,28 @@ static void prepare_clients(long count) {
     echo.count = echo.alive = count;
 }
 
-static void connect_clients(int port) {
-    for (long i = 0; i < echo.count; i++) connect_client(port, i);
+static int round_trip(int fd, const char *message, size_t size) {
+    if (send(fd, message, size, MSG_NOSIGNAL) != (ssize_t)size) return 0;
+    for (size_t received = 0; received < size;) {
+        size_t left = size - received;
+        ssize_t n = recv(fd, chunk, left < CHUNK ? left : CHUNK, 0);
+        if (n <= 0 || memcmp(chunk, message + received, (size_t)n)) return 0;
+        received += (size_t)n;
+    }
+    return 1;
 }
 
-static void forget_answers(void) {
+/* One after the other, each with a round trip: the server has accepted everybody then, and made what it makes for each. */
+static void connect_clients(int port) {
+    double deadline = now() + JOIN_SECONDS;
+    for (long i = 0; i < echo.count; i++) {
+        connect_client(port, i);
+        if (!round_trip(echo.clients[i].fd, echo.letters[i % LETTERS], echo.size)) give_up(&echo.clients[i]);
+        if (now() > deadline) fail(1, "%ld of %ld clients had a first answer in time", i, echo.count);
+    }
+}
+
+static void forget_warmup(void) {
     result.count = 0;
     for (long i = 0; i < echo.count; i++) echo.clients[i].answered = 0;
 }
@@ -295,20 +312,13 @@ static long served(void) {
     return count;
 }
 
-/* The server has accepted everybody then, and made what it makes for each. Who gets none is not waited for, but counted. */
-static void await_first_answers(void) {
-    double deadline = now() + JOIN_SECONDS;
-    while (served() < echo.alive && now() < deadline) serve_events();
-    forget_answers();
-}
-
 static void measure_round_trips(const char *mode, const char *size, double seconds, double warmup) {
     echo.read = receive_some;
     echo.complete = round_trip_complete;
-    for (long i = 0; i < echo.count; i++) start_message(&echo.clients[i]);
-    await_first_answers();
+    for (long i = 0; i < echo.count; i++)
+        if (echo.clients[i].fd >= 0) start_message(&echo.clients[i]);
     run_until(now() + warmup);
-    forget_answers();
+    forget_warmup();
     double start = now();
     run_until(start + seconds);
     double elapsed = now() - start;
@@ -416,7 +426,7 @@ static void run_paced(char **arguments) {
     long count = whole("CLIENTS", arguments[1], 1, 10000), size = whole("BYTES", arguments[2], 1, 16 << 20);
     double rate = (double)whole("RATE", arguments[3], 1, 1000000);
     double seconds = seconds_of("SECONDS", arguments[4]), warmup = seconds_of("WARMUP", arguments[5]);
-    alarm((unsigned)(seconds + warmup) + GRACE_SECONDS);
+    alarm((unsigned)(seconds + warmup) + JOIN_SECONDS + GRACE_SECONDS);
     prepare_messages(NULL, (size_t)size);
     prepare_clients(count);
     connect_clients(port);
@@ -471,7 +481,7 @@ static void run_command(char **arguments) {
     int port = (int)whole("PORT", arguments[0], 1, 65535);
     long count = whole("CLIENTS", arguments[1], 1, 10000), size = whole("BYTES", arguments[2], 1, 16 << 20);
     double seconds = seconds_of("SECONDS", arguments[3]), warmup = seconds_of("WARMUP", arguments[4]);
-    alarm((unsigned)(seconds + warmup) + 2 * JOIN_SECONDS + GRACE_SECONDS);
+    alarm((unsigned)(seconds + warmup) + JOIN_SECONDS + GRACE_SECONDS);
     prepare_messages("echo", (size_t)size);
     prepare_clients(count);
     join_clients(port);
@@ -627,11 +637,6 @@ static void run_socketio(char **arguments) {
 }
 
 /* rate: connections one after the other. */
-
-static int round_trip(int fd, const char *message, size_t size) {
-    if (send(fd, message, size, MSG_NOSIGNAL) != (ssize_t)size) return 0;
-    return recv(fd, chunk, size, MSG_WAITALL) == (ssize_t)size && memcmp(chunk, message, size) == 0;
-}
 
 static void run_rate(char **arguments) {
     int port = (int)whole("PORT", arguments[0], 1, 65535);

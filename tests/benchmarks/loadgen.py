@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 CONNECT_SECONDS = 5.0  # how long a connection is tried again
 ANSWER_SECONDS = 5.0  # how long a blocking call waits for the server
-JOIN_SECONDS = 20.0  # in which all clients have to have their first answer, or to be welcomed by HiSock
+JOIN_SECONDS = 40.0  # in which all clients have to have their first answer, or to be welcomed by HiSock
 ANSWERS_SECONDS = 3.0  # that the last messages of `paced` have to be answered in
 QUIET_SECONDS = 0.3  # without a byte, after which nobody is told of those who joined any more
 GRACE_SECONDS = 30.0  # past the asked for duration, after which the process ends whatever happens
@@ -54,6 +54,21 @@ def connect_to(port: int) -> socket.socket:
         else:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return connection
+
+
+def answered(connection: socket.socket, message: bytes) -> bool:
+    """Whether a round trip on a blocking socket went well."""
+    try:
+        connection.sendall(message)
+        received = b""
+        while len(received) < len(message):
+            data = connection.recv(len(message) - len(received))
+            if not data:
+                return False
+            received += data
+    except OSError:
+        return False
+    return received == message
 
 
 class Samples:
@@ -113,8 +128,17 @@ class Echo:
         return self.message(content)
 
     def connect_all(self, port: int, count: int) -> None:
+        # One after the other, each with a round trip: the server has accepted everybody then.
+        deadline = clock() + JOIN_SECONDS
         for number in range(count):
-            self.connect(port, number)
+            client = self.connect(port, number)
+            client.connection.settimeout(ANSWER_SECONDS)
+            if not answered(client.connection, client.message):
+                self.give_up(client)
+            else:
+                client.connection.setblocking(False)
+            if clock() > deadline:
+                sys.exit(f"loadgen: {number} of {count} clients had a first answer in time")
 
     def connect(self, port: int, number: int) -> Client:
         letter = number % len(self.messages)
@@ -181,14 +205,7 @@ class Echo:
             if events & selectors.EVENT_READ and key.data.connection.fileno() >= 0:
                 read(key.data)
 
-    def await_first_answers(self) -> None:
-        """The server has accepted everybody then. Who gets none is not waited for, but counted."""
-        deadline = clock() + JOIN_SECONDS
-        while self.served() < self.alive and clock() < deadline:
-            self.serve_events(self.receive_some)
-        self.forget_answers()
-
-    def forget_answers(self) -> None:
+    def forget_warmup(self) -> None:
         self.samples.latencies.clear()
         for client in self.clients:
             client.answered = 0
@@ -401,13 +418,13 @@ class SocketIO(Fanout):
 
 def measure_round_trips(kind: type[Echo], mode: str, *arguments: str) -> dict[str, object]:
     port, clients, size, seconds, warmup = arguments
-    end_after(float(seconds) + float(warmup) + 2 * JOIN_SECONDS + GRACE_SECONDS)
+    end_after(float(seconds) + float(warmup) + JOIN_SECONDS + GRACE_SECONDS)
     echo = kind(int(port), int(clients), int(size))
     for client in echo.clients:
-        echo.start(client)
-    echo.await_first_answers()
+        if client.connection.fileno() >= 0:
+            echo.start(client)
     echo.run_until(clock() + float(warmup))
-    echo.forget_answers()
+    echo.forget_warmup()
     start = clock()
     echo.run_until(start + float(seconds))
     elapsed = clock() - start
@@ -416,7 +433,7 @@ def measure_round_trips(kind: type[Echo], mode: str, *arguments: str) -> dict[st
 
 
 def run_paced(port: str, clients: str, size: str, rate: str, seconds: str, warmup: str) -> dict[str, object]:
-    end_after(float(seconds) + float(warmup) + GRACE_SECONDS)
+    end_after(float(seconds) + float(warmup) + JOIN_SECONDS + GRACE_SECONDS)
     paced = Paced(int(port), int(clients), int(size))
     paced.keep_pace(float(rate), float(seconds), float(warmup))
     unanswered = paced.keep_unanswered()
@@ -438,25 +455,14 @@ def measure_fanout(
     return shape | {"deliveries_per_second": round(deliveries, 2)} | fanout.samples.summary(elapsed)
 
 
-def round_trip(connection: socket.socket, message: bytes) -> bool:
-    connection.sendall(message)
-    received = b""
-    while len(received) < len(message):
-        data = connection.recv(len(message) - len(received))
-        if not data:
-            return False
-        received += data
-    return received == message
-
-
 def run_rate(port: str, size: str, seconds: str) -> dict[str, object]:
     end_after(float(seconds) + GRACE_SECONDS)
     samples, message, start = Samples(), b"x" * int(size), clock()
     while clock() < start + float(seconds) and len(samples.latencies) + samples.errors < MAX_CYCLES:
-        began, answered = clock(), False
-        with contextlib.suppress(OSError), connect_to(int(port)) as connection:
-            answered = round_trip(connection, message)
-        if answered:
+        began = clock()
+        with connect_to(int(port)) as connection:
+            served = answered(connection, message)
+        if served:
             samples.latencies.append(clock() - began)
         else:
             samples.errors += 1

@@ -23,7 +23,7 @@ def require_matplotlib() -> Any:
         matplotlib.use("Agg")  # into a file: no display is asked for
         return importlib.import_module("matplotlib.pyplot")
     except ImportError as error:
-        raise NoPlot("--plot needs matplotlib, which the extra [benchmark] brings: pip install matplotlib") from error
+        raise NoPlot("pictures need matplotlib, which the extra [benchmark] brings: pip install matplotlib") from error
 
 
 def draw(results: Sequence[tuple[Scenario, list[Outcome]]], caption: str, target: pathlib.Path) -> None:
