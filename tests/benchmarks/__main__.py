@@ -3,10 +3,11 @@
     python -m tests.benchmarks [--only NAME ...] [--seconds S] [--rounds R] [--quick] [--awake]
                                [--json FILE] [--plot FILE.png] [--growth FILE.png [--from FILE]]
 
-What is compared: servers built on this package, by callback and by polling, beside a bare thread per
-client, what the standard library offers, uvloop and release 0.4.0 of simplesockets; then clients, bulk
-transfers, connection rate, the price of being idle, a loop that draws frames, remote calls by HPX, and
-commands of HiSock beside release 2.0.2 of hisock. `--list` names all of it, and `--only` takes the names, or
+What is compared: servers built on this package, by callback and by polling, with a thread per client and with
+the pool, from one client to 5,000, beside a bare thread per client, what the standard library offers, uvloop
+and release 0.4.0 of simplesockets; then clients, bulk transfers, connection rate, the price of being idle, many
+clients beside some whose callbacks sleep, a loop that draws frames, remote calls by HPX, and commands of HiSock
+beside release 2.0.2 of hisock and python-socketio. `--list` names all of it, and `--only` takes the names, or
 beginnings of names, of scenarios and of contestants. `--quick` is for a first look: one short round.
 `--growth` draws what a client costs as there are more of them, from what was just measured or, with `--from`, from
 what an earlier run wrote with `--json`.
@@ -20,7 +21,7 @@ Nothing is asserted about time.
 On a virtual machine, `--awake` keeps the cores from sleeping between two messages (see awake.py), for else a single
 client's round trip is mostly the time in which they wake up.
 
-Left alone, a full run takes about fifteen minutes. Run it on a quiet machine: other work does not only slow it
+Left alone, a full run takes about forty minutes. Run it on a quiet machine: other work does not only slow it
 down, it also moves both ends of a connection to one core, where a single client's round trip may take a third
 of the time. Where the spread is large, believe no ratio.
 """

@@ -43,8 +43,8 @@ def open_files(count: int) -> None:
     """Let this process, and those it starts, have that many files and connections open."""
     try:
         resource = importlib.import_module("resource")
-    except ImportError as error:
-        raise Unavailable(f"nothing is known of limits of open files here, and it takes {count}") from error
+    except ImportError:
+        return  # Windows has no such limit
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= count:
         return

@@ -372,9 +372,12 @@ def frame_of(payload: bytes, masked: int = 0) -> bytes:
 
 
 def read_exactly(connection: socket.socket, size: int) -> bytes:
-    data = connection.recv(size, socket.MSG_WAITALL)
-    if len(data) < size:
-        sys.exit("loadgen: the server closed a connection while the clients joined")
+    data = b""
+    while len(data) < size:
+        received = connection.recv(size - len(data))
+        if not received:
+            sys.exit("loadgen: the server closed a connection while the clients joined")
+        data += received
     return data
 
 
