@@ -123,12 +123,13 @@ class Parked(Sleeper):
         return step
 
     def leave(self) -> None:
-        """It is out."""
-        out, self._out = self._out, None
+        """It is out. Whom a signal handler interrupts here does it again."""
+        out = self._out
         if out is None:
             self.rouse()
         else:
             out(self.outcome or Step.MORE)
+            self._out = None
 
     def is_slow(self, reading: float, calling: float) -> bool:
         """Told how many seconds reading, and the callback, took in each step: whether it has to go on in its own
@@ -178,7 +179,7 @@ class ParkingLot:
         self._closed = False
         self._parked: dict[int, Parked] = {}  # by descriptor
         self._leader: Term | None = None
-        self._terms = 0  # how many have not ended; all but the leader's are of those that lost the lead
+        self._terms: set[Term] = set()  # that have not ended; all but the leader's are of those that lost the lead
         self._asked = False  # a poller wants the lead
         self._progress = 0  # rises with all that a leader does
         self._stand_by: Sleeper | None = None
@@ -317,15 +318,16 @@ class ParkingLot:
         former, self._leader = self._leader, term
         self._asked = self.waiting = False
         if term is not None:
-            self._terms += 1
+            self._terms.add(term)
         if former is not None and (busy := former.serving) is not None:
             former.holds = busy
             busy.held = (*busy.held, former)
             busy.odd = True
 
     def _leave(self, term: Term) -> None:
+        # Whom a signal handler interrupts here does it again, from the beginning.
         with self._lock:
-            self._terms -= 1
+            self._terms.discard(term)
             if self._leader is term:
                 self._take_lead(None)  # it holds nobody then, but where a signal handler raised
             if (held := term.holds) is not None and term.serving is held:
@@ -340,17 +342,20 @@ class ParkingLot:
 
     def _let_go(self, held: Parked, term: Term) -> bool:
         # Under the lock, by who held it. Gives whether it goes out.
+        if term not in held.held:
+            return False  # that was done
         others = tuple(each for each in held.held if each is not term)
         if others:
             held.held = others  # the last of them sees to it
             return False
         if held.evict or held.outcome is not None:
             return True  # it stays held, so that nobody else lets it out
-        held.held, held.odd = (), False
         if held.muted and self._parked.get(held.fd) is held:
-            held.muted = False
             with contextlib.suppress(OSError, ValueError):
                 self._epoll.register(held.fd, _LOOK)  # it may have been woken meanwhile
+            held.muted = False
+        held.odd = False
+        held.held = ()
         return False
 
     def lead(self, timeout: float, ready: Callable[[], bool]) -> bool:
@@ -367,14 +372,14 @@ class ParkingLot:
             return False
         if not 0 <= timeout < LONGEST_WAIT:
             timeout = LONGEST_WAIT
-        term = None
+        term = Term(True)
         try:
             with self._lock:
                 if self._leader is not None or not self._open or self._closed or not self.polled:
                     self._ask()
                     return False
-                self._terms += 1
-                self._leader = term = Term(True)
+                self._terms.add(term)
+                self._leader = term
                 self._asked = False
                 self._progress += 1
                 # Whoever changes a flag from now on wakes us; so the flags are looked at after this.
@@ -389,8 +394,13 @@ class ParkingLot:
                         self._rouse_stand_by()
                     self._serve(term, events)
         finally:
-            if term is not None:
-                self._leave(term)
+            term.waits = False  # a signal handler may have raised, in this thread of the program's
+            if term in self._terms:
+                try:  # not in a function of its own, which it could keep from being entered
+                    self._leave(term)
+                except BaseException:  # it raised (once more); but nobody else can do this
+                    self._leave(term)
+                    raise
         return True
 
     def _ask(self) -> None:

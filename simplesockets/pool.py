@@ -78,18 +78,23 @@ class PoolEngine(Engine):
 
     def _rest(self, life: Life) -> bool:
         life.since = time.monotonic()
-        if self._lot.admit(Parked(self._lot, life.connection, partial(self._is_out, life))):
+        if self._lot.admit(Parked(self._lot, life.connection, partial(self._is_out, life, [True]))):
             return True
         life.alone = SLOW_STEPS  # it cannot be parked; ask again later
         return False
 
-    def _is_out(self, life: Life, step: Step) -> None:
+    def _is_out(self, life: Life, once: list[bool], step: Step) -> None:
+        # May be called again by whom a signal handler interrupts in here.
+        try:
+            self._crew.run(partial(self._go_on, life, once, step), at_once=step is Step.MORE)
+        except RuntimeError:  # no thread at all, and the system gives none
+            self.later(OUT_OF_THREADS, partial(self._is_out, life, once, step))
+
+    def _go_on(self, life: Life, once: list[bool], step: Step) -> None:
+        try:
+            once.pop()
+        except IndexError:
+            return
         life.connection.share(False)
         life.is_out(step)
-        self._go_on(life)
-
-    def _go_on(self, life: Life) -> None:
-        try:
-            self._crew.run(partial(self._serve, life), at_once=life.step is Step.MORE)
-        except RuntimeError:  # no thread at all, and the system gives none
-            self.later(OUT_OF_THREADS, partial(self._go_on, life))
+        self._serve(life)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import select
 import socket
+import sys
 import threading
-from types import SimpleNamespace
+import time
+from collections.abc import Callable
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from simplesockets import crew, leader
+from simplesockets import TCPServer, crew, leader
 from simplesockets.connection import Step
 from simplesockets.engine import Timers
 from simplesockets.pool import Member
 
 from .support.running import raw_client, read_exactly, running_server
 from .support.waiting import PATIENCE, Gate, wait_until
-from .test_leader import echo, is_parked, park, some_lot, talk
+from .test_leader import echo, is_parked, lot_of, park, some_lot, talk
 
 pytestmark = pytest.mark.skipif(not leader.AVAILABLE, reason="nothing is parked without epoll and eventfd")
 
@@ -237,3 +241,87 @@ def test_a_client_that_was_woken_while_it_was_muted_is_looked_at() -> None:
         lot._leave(next_one)
         lot.close()
     assert reported
+
+
+class Interrupt(Exception):
+    """Raised by a signal handler."""
+
+
+class Interrupting:
+    """Raises in the thread that leads, as a signal handler would: where a function begins or ends, or called C.
+
+    Args:
+        number: at which of these places.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.place: tuple[str, str] | None = None
+        self._left = number
+
+    def __enter__(self) -> Interrupting:
+        sys.setprofile(self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _look(self, frame: FrameType | None, event: str, _: object) -> None:
+        if event == "c_call" or frame is None or frame.f_globals["__name__"] not in PARTS:
+            return
+        name = frame.f_code.co_name
+        while frame is not None and frame.f_code is not leader.ParkingLot.lead.__code__:
+            frame = frame.f_back
+        if frame is None:
+            return
+        self._left -= 1
+        if self._left == 0:
+            self.place = name, event
+            raise Interrupt
+
+
+PARTS = {"simplesockets.leader", "simplesockets.pool", "simplesockets.crew"}
+
+
+def poll_until(server: TCPServer, done: Callable[[list[Any]], object]) -> None:
+    """What a program that polls does; ``done`` is asked with all that it got."""
+    got: list[Any] = []
+    deadline = time.monotonic() + PATIENCE
+    while not done(got):
+        assert time.monotonic() < deadline, "nothing comes any more"
+        if server.event.new_data:
+            got += server.return_recved_data()
+
+
+@pytest.mark.parametrize("engine", ["threads", "pool"])
+def test_a_signal_handler_may_raise_anywhere_in_the_thread_that_leads(engine: str) -> None:
+    """A client leaves, and the thread that polls is interrupted at one place after the other while it sees to that."""
+    gone: list[Any] = []
+    places = set()
+
+    def say(sock: socket.socket) -> None:
+        sock.sendall(b"x")
+        poll_until(server, bool)
+
+    with running_server(engine=engine, on_disconnect=gone.append) as server, raw_client(server) as other:
+        lot = lot_of(server)
+
+        def leave(sock: socket.socket) -> None:
+            wait_until(lambda: lot.waiting, "the poller to lead")
+            sock.shutdown(socket.SHUT_WR)
+
+        for number in range(1, 60):
+            before = len(gone)
+            with raw_client(server) as sock:
+                say(sock)
+                while not is_parked(server, sock):
+                    say(sock)
+                leaver = threading.Thread(target=leave, args=(sock,))
+                leaver.start()
+                with contextlib.suppress(Interrupt), Interrupting(number) as interrupting:
+                    poll_until(server, lambda _: len(gone) > before)  # noqa: B023
+                poll_until(server, lambda _: len(gone) > before and not leaver.is_alive())  # noqa: B023
+                say(other)
+            places.add(interrupting.place)
+    assert len(gone) == 59 + 1
+    assert len(places) > 10
+    assert not lot._open, "it counts on somebody who was interrupted"
