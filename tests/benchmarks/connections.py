@@ -72,6 +72,7 @@ class Sleepers:
         self._threads = [threading.Thread(target=self._keep_asking, args=(number,)) for number in range(count)]
 
     def __enter__(self) -> Sleepers:
+        self._began = time.perf_counter()
         for thread in self._threads:
             thread.start()
         return self
@@ -85,9 +86,9 @@ class Sleepers:
         for connection in self._connections:
             connection.close()
 
-    @property
-    def answers(self) -> int:
-        return sum(self._answers)
+    def rate(self) -> float:
+        """Answers a second until now: at most one for each nap of the callback and client."""
+        return sum(self._answers) / (time.perf_counter() - self._began)
 
     def _keep_asking(self, number: int) -> None:
         connection = self._connections[number]

@@ -309,8 +309,7 @@ def measure_paced_neighbours(name: str, settings: Settings) -> dict[str, float]:
     with load.server(name, "--sleepy") as server, Sleepers(server.port, SLEEPERS) as sleepers:
         arguments = (server.port, NEIGHBOURS, SMALL, PACE, settings.seconds, SETTLING)
         figures = load.generate("paced", *arguments, seconds=settings.seconds)
-        slept = sleepers.answers
-    return figures | {"slept": slept / (settings.seconds + SETTLING)}
+        return figures | {"slept": sleepers.rate()}
 
 
 def measure_saturated_neighbours(name: str, settings: Settings) -> dict[str, float]:
