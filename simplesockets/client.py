@@ -120,6 +120,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         self._recv_buffer = 2048
         self._connect_timeout: float | None = CONNECT_TIMEOUT
         self._send_timeout: float | None = SEND_TIMEOUT
+        self._idle_timeout: float | None = None
         self._protocol: ProtocolFactory = RawProtocol
         self._ssl_context: SSLContext | None = None
         self._server_hostname: str | None = None
@@ -142,6 +143,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         *,
         connect_timeout: float | None = CONNECT_TIMEOUT,
         send_timeout: float | None = SEND_TIMEOUT,
+        idle_timeout: float | None = None,
         protocol: ProtocolFactory = RawProtocol,
         ssl_context: SSLContext | None = None,
         server_hostname: str | None = None,
@@ -162,6 +164,8 @@ class TCPClient(Endpoint[ClientDispatch]):
                 the operating system (and to the server, with TLS).
             send_timeout: seconds for which the server may take nothing of what is sent to it; then the connection is
                 cut, and ``send_data()`` is False. One that reads slowly is fine. None waits for ever.
+            idle_timeout: seconds after which the connection ends, in good order, if nothing came from the server while
+                somebody received: :meth:`autorecv` is on, or a thread waits in :meth:`recv_data`. None: never.
             protocol: makes the protocol of each connection; not given, data comes as a stream, in pieces as they
                 were read.
             ssl_context: for TLS: ``ssl.create_default_context()``, which verifies the server's certificate; its
@@ -181,6 +185,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         transport.check_count("recv_buffer", recv_buffer, "bytes", 1)
         check_seconds("connect_timeout", connect_timeout)
         check_seconds("send_timeout", send_timeout)
+        check_seconds("idle_timeout", idle_timeout)
         tls.check_context(ssl_context, server=False)
         if server_hostname is not None and not (isinstance(server_hostname, str) and server_hostname):
             raise TypeError(f"server_hostname must be a name, such as 'example.com', or None, not {server_hostname!r}")
@@ -191,6 +196,7 @@ class TCPClient(Endpoint[ClientDispatch]):
             self._recv_buffer = recv_buffer
             self._connect_timeout = connect_timeout
             self._send_timeout = send_timeout
+            self._idle_timeout = idle_timeout
             self._protocol = protocol
             self._ssl_context = ssl_context
             self._server_hostname = server_hostname
@@ -712,9 +718,12 @@ class TCPClient(Endpoint[ClientDispatch]):
                 self.event._disconnected.clear()
                 self.event._is_connected.rise()
                 self.event._connected.rise()
+                engine = self._engine
         if not wanted:
             connection.close()
             raise ConnectionClosed("connecting was ended by close()")
+        if self._idle_timeout is not None and engine is not None:
+            self._look_for_idle(engine, self._idle_timeout, partial(_if_going_on, connection))
         self._mailbox.events.happened(self.EVENT_CONNECTED.copy())  # rings for the flags, too
         return connection
 
@@ -799,6 +808,10 @@ class TCPClient(Endpoint[ClientDispatch]):
 
 def _nothing() -> None:
     pass
+
+
+def _if_going_on(connection: Connection) -> list[Connection] | None:
+    return None if connection.closing or connection.over else [connection]
 
 
 def _hint(failure: Exception) -> str:

@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from ssl import SSLError
 from typing import Protocol as Interface
@@ -33,7 +33,7 @@ from .events import Ending
 from .mailbox import Mailbox
 from .protocol import Protocol, RawProtocol
 from .timing import Deadline
-from .transport import NO_WAIT, Stream
+from .transport import LOOKS, NO_WAIT, Stream
 
 JOIN_LIMIT = 1024 * 1024
 """Bytes: what is there after a full read is joined to it up to this size; that is one item of a raw stream."""
@@ -95,7 +95,9 @@ class Connection:
         self.closing = False
         self.kept = False  # the last hook wanted the stream to stay open for sending; somebody else closes it
         self.ending: Ending | None = None
-        self.read_at = 0.0  # the time (of perf_counter) between reading and dispatching in the latest step
+        self.read_at = _now()  # the time (of perf_counter) between reading and dispatching in the latest step
+        self._busy_at = 0.0  # when somebody saw that it could not be idle
+        self._waits_here = False  # a thread that receives waits for the socket, in a hook perhaps
         self.waker: Wakeable | None = None  # set by an engine: told when there is room again, or closing begins
         self.protocol = protocol
         self._raw = type(protocol) is RawProtocol  # a subclass may have other ideas
@@ -244,6 +246,13 @@ class Connection:
     def is_served_here(self) -> bool:
         """Whether the calling thread is in one of this connection's hooks."""
         return self._dispatching == threading.get_ident()
+
+    def idle_since(self, now: float) -> float:
+        """Since when nothing came, of what could have come: not while a callback runs, nor while the mailbox is full or
+        nobody reads. Somebody has to ask now and then, and gives the time (of perf_counter)."""
+        if not self._waits_here and (self._dispatching or self.thread is None or self.mailbox.is_paused(self)):
+            self._busy_at = now
+        return max(self.read_at, self._busy_at)
 
     def note_ending(self, kind: str, exception: BaseException | None = None) -> None:
         """Remember why the connection ends. The first reason stays."""
@@ -476,20 +485,41 @@ class Connection:
         return self._take_kept(size) or b""
 
     def _read_waiting(self, size: int, timeout: float | None, until: Deadline) -> bytes:
-        while True:
-            left = until.left(time.monotonic())
-            if left is not None and not self.stream.wait_readable(left):
-                raise _too_late(timeout)
-            try:
-                return self.stream.receive_some(size, 0)
-            except BlockingIOError:  # the program set the socket to be non-blocking
-                self.stream.wait_readable(left)
+        self._waits_here = True
+        try:
+            while True:
+                left = until.left(time.monotonic())
+                if left is not None and not self.stream.wait_readable(left):
+                    raise _too_late(timeout)
+                try:
+                    data = self.stream.receive_some(size, 0)
+                except BlockingIOError:  # the program set the socket to be non-blocking
+                    self.stream.wait_readable(left)
+                else:
+                    self.read_at = _now()
+                    return data
+        finally:
+            self._waits_here = False
 
     def _read_exactly_once(self, size: int, timeout: float | None, until: Deadline) -> bytes:
         data = self._read_waiting(size, timeout, until)
         if not data and size:
             self.note_ending("peer closed")
         return data
+
+
+def end_idle(connections: Iterable[Connection], timeout: float) -> None:
+    """Hang up, as idle, on those of the connections that nothing came from for so many seconds.
+
+    To be called :data:`~.transport.LOOKS` times in that time. A callback may have run all the time from one look to the
+    next without being seen; so they get that time on top.
+    """
+    now = _now()
+    late = now - timeout - timeout / LOOKS
+    for connection in connections:
+        # What has come and was not read yet is our delay, not the peer's.
+        if not connection.closing and connection.idle_since(now) < late and not connection.stream.has_input():
+            connection.hang_up("idle")
 
 
 def _too_late(timeout: float | None) -> TimeoutError:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from . import events
-from .connection import LINGER
+from .connection import LINGER, Connection, end_idle
 from .dispatch import Callback, Dispatch, ExceptionFlags, log
 from .engine import Engine
 from .events import Ending, Event, ExceptionList
 from .mailbox import Item, ReceivedList
-from .transport import Stream
+from .transport import LOOKS, Stream
 
 Some = TypeVar("Some", bound=Dispatch)
 
@@ -140,6 +140,15 @@ class Endpoint(Generic[Some]):
         if self._engine is not None and not self._bell.closed:
             self._engine.later(LINGER, stream.cut)
 
+    def _look_for_idle(
+        self, engine: Engine, timeout: float, connections: Callable[[], list[Connection] | None]
+    ) -> None:
+        # In the timers' thread, again and again as long as there is something to look at.
+        found = connections()
+        if found is not None:
+            end_idle(found, timeout)
+            engine.later(timeout / LOOKS, lambda: self._look_for_idle(engine, timeout, connections))
+
     def _record_ending(self, ending: Ending | None, who: object) -> None:
         if ending is None:
             return
@@ -147,3 +156,5 @@ class Endpoint(Generic[Some]):
             self._dispatch.journal.record(ending.exception, f"{who!r} was dropped", level=logging.WARNING)
         elif ending.kind == "send timeout":  # who sent has the exception
             log.warning("%r was dropped", who)
+        elif ending.kind == "idle":
+            log.info("%r was dropped", who)

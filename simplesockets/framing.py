@@ -35,6 +35,13 @@ def _read_long(digits: bytes) -> int:
     return int(significant or b"0") if len(significant) <= _MOST_DIGITS else sys.maxsize
 
 
+def _check_size(name: str, value: object, least: int = 0) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number of bytes, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least} bytes, not {value}")
+
+
 class _Stream:
     """What both framers keep of a stream."""
 
@@ -69,6 +76,8 @@ class LengthPrefixFramer(_Stream):
 
     def __init__(self, header_size: int = 16, limit: int = MAX_FRAME) -> None:
         super().__init__()
+        _check_size("header_size", header_size, 1)
+        _check_size("limit", limit)
         self.header_size = header_size
         self.limit = limit
         self.bare: tuple[bytes, ...] = ()
@@ -173,6 +182,7 @@ class DelimiterFramer(_Stream):
         super().__init__()
         if not delimiter:
             raise ValueError("the delimiter is empty; give at least one byte, such as b'\\n'")
+        _check_size("limit", limit)
         self.delimiter = delimiter
         self.limit = limit
         self.final = final

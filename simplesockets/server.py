@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 ContextMaker = Callable[[], SSLContext]
 """Makes a context for TLS, for processes that it could not be sent to."""
 
+REFUSALS_TOLD = 60.0
+"""Seconds after which the log tells again of connections that were refused."""
 ANSWER_TIME = 1.0
 """Seconds that a polled client which sends no more (it closed, or half of it) can still be answered."""
 
@@ -88,6 +90,7 @@ class Server_Client:
         self.recv_buffer = recv_buffer
         self._thread = thread
         self._dispatch: ServerDispatch | None = None  # set by servers
+        self._crowd: Crowd | None = None  # where it counts
         self._announced = False  # whether on_connect ran, or runs
         self._handmade = connection is None  # then nobody else reads or ends this connection
         self._connection = connection or Connection(Stream(socket), RawProtocol(), Mailbox(Bell()), recv_buffer)
@@ -289,6 +292,57 @@ Target = Server_Client | ClientAddress | Socket | Address
 """How a client is named: the object or socket that callbacks and received items carry, or its address."""
 
 
+class Crowd:
+    """How many connections each address has. Not for several threads at once.
+
+    Args:
+        limit: how many it may have; None: any number.
+    """
+
+    __slots__ = ("_count", "_told", "_untold", "limit", "refused")
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.refused = 0
+        self._count: dict[str, int] = {}
+        self._untold = 0  # refused since somebody was told
+        self._told: float | None = None  # when that was
+
+    def is_full(self, host: str) -> bool:
+        """Whether that address may have no more."""
+        return self.limit is not None and self._count.get(host, 0) >= self.limit
+
+    def enter(self, host: str) -> None:
+        """It has one more."""
+        self._count[host] = self._count.get(host, 0) + 1
+
+    def leave(self, host: str) -> None:
+        """It has one less."""
+        self._count[host] -= 1
+        if not self._count[host]:
+            del self._count[host]
+
+    def refuse(self, now: float) -> int:
+        """Count one that was refused. Gives how many to tell of, if it is time for that, else 0."""
+        self.refused += 1
+        self._untold += 1
+        if self._told is not None and now - self._told < REFUSALS_TOLD:
+            return 0
+        self._told = now
+        count, self._untold = self._untold, 0
+        return count
+
+
+def check_per_address(value: object) -> None:
+    """Refuse what is no limit of connections for each address.
+
+    Raises:
+        TypeError, ValueError: naming the value and what to give instead.
+    """
+    if value is not None:
+        transport.check_count("max_per_address", value, "connections (or None for no limit)", 1)
+
+
 class AcceptingThread:
     """``event.accepting_thread``: whether the server accepts."""
 
@@ -354,6 +408,7 @@ class TCPServer(Endpoint[ServerDispatch]):
         self._ssl_context: SSLContext | None = None
         self._handshake_timeout: float | None = HANDSHAKE_TIMEOUT
         self._send_timeout: float | None = SEND_TIMEOUT
+        self._crowd = Crowd(None)
         self._recv_buffer = 2048
         self._in_setup = False
         self._run = False
@@ -379,6 +434,8 @@ class TCPServer(Endpoint[ServerDispatch]):
         ssl_context: SSLContext | ContextMaker | None = None,
         handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
         send_timeout: float | None = SEND_TIMEOUT,
+        idle_timeout: float | None = None,
+        max_per_address: int | None = None,
         engine: EngineName = "threads",
         workers: int | None = None,
     ) -> None:
@@ -405,6 +462,10 @@ class TCPServer(Endpoint[ServerDispatch]):
             send_timeout: seconds for which a client may take nothing of what is sent to it. One that does not read is
                 cut then, in the middle of what was being sent, and whoever waits in ``send()`` gets a
                 :class:`~.errors.SendTimeout`; one that reads slowly is not. None waits for ever.
+            idle_timeout: seconds after which a client from which nothing came is let go, in good order. It is not idle
+                while a callback of it runs, nor while its data waits to be fetched. None: it may say nothing for ever.
+            max_per_address: how many connections at once from one IP address; further ones are reset at once, and
+                counted in :attr:`refused`. None is without limit. Each worker process counts its own.
             engine: ``"threads"`` gives each client a thread; ``"pool"`` gives one only to those whose callbacks are
                 slow, so that idle clients cost none. In both, the callbacks of one client run in order and one at a
                 time, and a slow one delays no other client. See docs/performance.md.
@@ -426,6 +487,8 @@ class TCPServer(Endpoint[ServerDispatch]):
         tls.check_context(context, server=True)
         check_seconds("handshake_timeout", handshake_timeout)
         check_seconds("send_timeout", send_timeout)
+        check_seconds("idle_timeout", idle_timeout)
+        check_per_address(max_per_address)
         make_engine = _engine_maker(engine)
         hosts = _hosts(ip)
         with self._lock:
@@ -443,6 +506,8 @@ class TCPServer(Endpoint[ServerDispatch]):
                     ssl_context=ssl_context,
                     handshake_timeout=handshake_timeout,
                     send_timeout=send_timeout,
+                    idle_timeout=idle_timeout,
+                    max_per_address=max_per_address,
                     engine=engine,
                 )
             with self._lock:
@@ -462,16 +527,19 @@ class TCPServer(Endpoint[ServerDispatch]):
                 self._ssl_context = context
                 self._handshake_timeout = handshake_timeout
                 self._send_timeout = send_timeout
+                self._crowd = Crowd(max_per_address)
                 self._run = self._killed = self._closed = False
                 name = f"simplesockets-server-{self._addresses[0][1]}"
                 if workers is None:
-                    self._engine = make_engine(name, self._bell)
-                    self._engine.set_polled(self._dispatch.polled)
+                    engine_of_ours = self._engine = make_engine(name, self._bell)
+                    engine_of_ours.set_polled(self._dispatch.polled)
                 else:
                     self._employ(name, shares, payload)
                 self._bell.open()
             if hosts is None:
                 self._warn_if_reachable()
+            if workers is None and idle_timeout is not None:
+                self._look_for_idle(engine_of_ours, idle_timeout, partial(self._served_by, engine_of_ours))
         finally:
             self._in_setup = False
 
@@ -686,6 +754,16 @@ class TCPServer(Endpoint[ServerDispatch]):
         self._max_connections = value
         self._tell_workers()
         self._wake_acceptor()
+
+    @property
+    def refused(self) -> int:
+        """How many connections were refused since :meth:`setup`, because of ``max_per_address``.
+
+        Raises:
+            LifecycleError: there are worker processes, each of which counts its own.
+        """
+        self._require_own_clients()
+        return self._crowd.refused
 
     def __repr__(self) -> str:
         where = ", ".join(f"{host}:{port}" for host, port in self._addresses) or "not set up"
@@ -949,6 +1027,10 @@ class TCPServer(Endpoint[ServerDispatch]):
         engine = self._engine
         assert engine is not None  # setup() made it before any acceptor
         address = peer[:2]
+        crowd = self._crowd
+        if crowd.is_full(address[0]):
+            self._refuse(sock, address[0], crowd, engine)
+            return
         context = self._ssl_context
         try:
             protocol = self._protocol()
@@ -975,6 +1057,8 @@ class TCPServer(Endpoint[ServerDispatch]):
             with self._lock:  # the thread waits for it in _opened()
                 engine.start(life)
                 self._connected.add(client)
+                client._crowd = crowd
+                crowd.enter(address[0])
                 if context is None:
                     self._clients[address] = client
         except RuntimeError as failure:  # no more threads
@@ -982,6 +1066,19 @@ class TCPServer(Endpoint[ServerDispatch]):
             connection.close()
         if self._closed or self._engine is not engine:  # close() may have looked before this client was there
             connection.hang_up()
+
+    def _refuse(self, sock: Socket, host: str, crowd: Crowd, engine: Engine) -> None:
+        count = crowd.refuse(time.monotonic())
+        transport.reset(sock)
+        if count:
+            what = "refused a connection from %s, which has max_per_address=%s already (%d refused since the last time)"
+            engine.later(0.0, partial(log.warning, what, host, crowd.limit, count))  # nothing is logged under a lock
+
+    def _served_by(self, engine: Engine) -> list[Connection] | None:
+        # None: nobody is, any more.
+        if self._closed or self._engine is not engine:
+            return None
+        return [client._connection for client in list(self._connected)]
 
     def _stream(self, sock: Socket, context: SSLContext | None) -> Stream:
         if context is None:
@@ -1021,6 +1118,9 @@ class TCPServer(Endpoint[ServerDispatch]):
     def _leave(self, client: Server_Client) -> None:
         with self._lock:
             self._connected.discard(client)
+            crowd, client._crowd = client._crowd, None
+            if crowd is not None:
+                crowd.leave(client.address[0])
             if self._clients.get(client.address) is client:  # else its address was used again already
                 del self._clients[client.address]
         self._wake_acceptor()

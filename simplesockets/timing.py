@@ -141,18 +141,21 @@ class Reconnect:
 _YEAR = 366 * 24 * 3600.0
 
 
-def check_seconds(name: str, value: object) -> None:
-    """Refuse what is no number of seconds above 0, and not None.
+def check_seconds(name: str, value: object, *, unlimited: bool = True) -> None:
+    """Refuse what is no number of seconds above 0, and not None either, which is ``unlimited``.
 
     Raises:
-        TypeError, ValueError: naming the value.
+        TypeError, ValueError: naming the value and what to give instead.
     """
-    if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool)):
-        raise TypeError(f"{name} must be a number of seconds, or None for no limit, not {value!r}")
-    if value is not None and not value > 0:
-        raise ValueError(f"{name} must be more than 0 seconds, or None for no limit, not {value!r}")
-    if value is not None and value > _YEAR:
-        raise ValueError(f"{name} must be a year at most, or None for no limit, not {value!r} seconds")
+    if value is None and unlimited:
+        return
+    otherwise = ", or None for no limit" if unlimited else ""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds{otherwise}, not {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name} must be more than 0 seconds{otherwise}, not {value!r}")
+    if value > _YEAR:
+        raise ValueError(f"{name} must be a year at most{otherwise}, not {value!r} seconds")
 
 
 def _check_number(name: str, value: object, least: float, most: float, what: str) -> None:

@@ -355,6 +355,10 @@ class TLSStream(Stream):
                 self._read_lock.release()
         return self._over and not self._plain
 
+    def has_input(self) -> bool:
+        """Whether something came, or the end, that nobody fetched yet; see :meth:`Stream.has_input`."""
+        return self.buffered or super().has_input()  # not under the read lock, with which others wait for input
+
     def wait_readable(self, timeout: float | None) -> bool:
         """Wait for data, the end of the stream or an error, ``timeout`` seconds at most."""
         deadline = Deadline(timeout, time.monotonic())

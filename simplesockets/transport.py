@@ -83,6 +83,13 @@ def send_at_once(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def reset(sock: socket.socket) -> None:
+    """Close a connected socket at once: the other end sees a reset, and the system keeps nothing of it."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
+    sock.close()
+
+
 class Waker:
     """A socket pair by which one thread wakes another that waits for readiness."""
 
@@ -172,6 +179,13 @@ class Stream:
         try:
             return wait_ready(self.socket, 0) and not self.socket.recv(1, socket.MSG_PEEK)
         except (OSError, ValueError):
+            return True
+
+    def has_input(self) -> bool:
+        """Whether something came, or the end of the stream, that nobody has read yet. Never waits for anybody."""
+        try:
+            return wait_ready(self.socket, 0)
+        except (OSError, ValueError):  # closed in this moment
             return True
 
     def wait_readable(self, timeout: float | None) -> bool:

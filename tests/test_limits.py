@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from simplesockets import Ending, FramedProtocol, LengthPrefixFramer, SendTimeout, Server_Client, TCPClient, TCPServer
+from simplesockets import connection as connection_module
+from simplesockets import endpoint as endpoint_module
 from simplesockets import transport as transport_module
+from simplesockets.connection import Connection, end_idle
+from simplesockets.mailbox import Bell, Mailbox
+from simplesockets.protocol import RawProtocol
+from simplesockets.server import REFUSALS_TOLD, Crowd
 from simplesockets.timing import Standstill
+from simplesockets.transport import Stream
 
 from .support.certificates import client_side, server_side
 from .support.clients import Peer, in_thread
-from .support.running import HOST, raw_client, read_exactly, running_server
-from .support.waiting import PATIENCE, wait_until
+from .support.running import HOST, raw_client, read_exactly, reset, running_server
+from .support.waiting import PATIENCE, Gate, wait_until
 
 pytestmark = pytest.mark.usefixtures("either_engine")
 
@@ -311,3 +320,276 @@ def test_standstill_is_one_place_for_so_long() -> None:
     assert not standstill.is_over(1, 14.4)
     assert standstill.is_over(1, 14.5)
     assert not Standstill(None, 0, 0.0).is_over(0, 1e9)
+
+
+# ------------------------------------------------------------------------------------------------ who says nothing
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What connections take for the time."""
+    clock = Clock()
+    monkeypatch.setattr(connection_module, "_now", clock.monotonic)
+    return clock
+
+
+class IdleLooks:
+    """How often somebody looked who is idle."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._count = 0
+        look = connection_module.end_idle
+
+        def end_idle(connections: Iterable[Connection], timeout: float) -> None:
+            look(connections, timeout)
+            self._count += 1
+
+        monkeypatch.setattr(endpoint_module, "end_idle", end_idle)
+
+    def some(self) -> None:
+        """Wait for a look that begins from now on."""
+        seen = self._count
+        wait_until(lambda: self._count > seen + 1, "a look at who is idle")
+
+
+@pytest.fixture
+def idle_looks(monkeypatch: pytest.MonkeyPatch) -> IdleLooks:
+    return IdleLooks(monkeypatch)
+
+
+def echo(client: Server_Client, received: bytes) -> None:
+    client.send(received)
+
+
+def ask(sock: socket.socket, question: bytes = b"still there?") -> None:
+    """Send to a server that echoes, and get it back."""
+    sock.sendall(question)
+    assert read_exactly(sock, len(question)) == question
+
+
+@kinds
+@pytest.mark.parametrize("messages", [0, 8])
+def test_idle_client_is_let_go_in_good_order(kind: str, messages: int) -> None:
+    # After a few messages its thread is asleep, and others read for it.
+    ended = Endings()
+    with (
+        running_server(on_receive=echo, on_disconnect=ended, idle_timeout=SHORT, **side(kind)) as server,
+        connected(server, kind) as sock,
+    ):
+        sock.settimeout(PATIENCE)
+        client = only_client(server)
+        for _ in range(messages):
+            ask(sock)
+        client.send(b"the last word")
+        assert read_exactly(sock, 100) == b"the last word"  # and then an orderly end
+        sock.close()
+        assert ended.one() == Ending("idle")
+        assert not server.clients
+
+
+def test_client_that_says_something_now_and_then_is_not_idle(clock: Clock, idle_looks: IdleLooks) -> None:
+    ended = Endings()
+    with (
+        running_server(on_receive=echo, on_disconnect=ended, idle_timeout=SHORT) as server,
+        raw_client(server) as sock,
+    ):
+        for _ in range(8):
+            ask(sock)
+            clock.now += 0.99 * SHORT
+            idle_looks.some()
+        assert only_client(server).ending is None
+        clock.now += 0.2 * SHORT
+        assert read_exactly(sock, 1) == b""
+        sock.close()
+        assert ended.one().kind == "idle"
+
+
+def test_client_is_not_idle_while_its_callback_runs_nor_soon_after(clock: Clock, idle_looks: IdleLooks) -> None:
+    gate = Gate()
+    with running_server(on_receive=gate, idle_timeout=SHORT) as server, raw_client(server) as sock:
+        client = only_client(server)
+        sock.sendall(b"a hard question")
+        gate.wait_arrived()
+        clock.now += 10 * SHORT
+        idle_looks.some()
+        gate.open()
+        wait_until(lambda: not client._connection._dispatching, "the callback's end")
+        clock.now += SHORT
+        idle_looks.some()
+        assert client.ending is None
+        clock.now += 0.2 * SHORT
+        assert read_exactly(sock, 1) == b""
+
+
+def test_client_whose_data_nobody_fetches_is_not_idle(clock: Clock, idle_looks: IdleLooks) -> None:
+    with running_server(idle_timeout=SHORT) as server, raw_client(server) as sock:
+        client = only_client(server)
+        server._mailbox.client_mark = 1
+        sock.sendall(b"unfetched")
+        wait_until(lambda: server._mailbox.is_paused(client._connection), "a pause")
+        for _ in range(3):
+            clock.now += 2 * SHORT
+            idle_looks.some()
+        assert client.ending is None
+        server.return_recved_data()
+        idle_looks.some()
+        clock.now += 1.2 * SHORT
+        assert read_exactly(sock, 1) == b""
+
+
+def test_handler_that_receives_in_vain_is_idle_and_one_that_is_busy_is_not(clock: Clock, idle_looks: IdleLooks) -> None:
+    gate, heard = Gate(), []
+
+    def handle(client: Server_Client) -> None:
+        heard.append(bytes(client.recv()))
+        gate.arrive()
+        heard.append(bytes(client.recv()))
+
+    ended = Endings()
+    with (
+        running_server(handle_client=handle, on_disconnect=ended, idle_timeout=SHORT) as server,
+        raw_client(server) as sock,
+    ):
+        sock.sendall(b"first")
+        gate.wait_arrived()
+        clock.now += 10 * SHORT
+        idle_looks.some()
+        assert only_client(server).ending is None
+        gate.open()
+        wait_until(lambda: only_client(server)._connection._waits_here, "the handler to receive")
+        clock.now += SHORT
+        idle_looks.some()
+        assert only_client(server).ending is None
+        clock.now += 0.2 * SHORT
+        assert read_exactly(sock, 1) == b""
+        sock.close()
+        assert ended.one().kind == "idle"
+        assert heard == [b"first", b""]
+
+
+def test_what_came_and_was_not_read_yet_is_not_idleness(clock: Clock) -> None:
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(theirs):
+        connection = Connection(Stream(ours), RawProtocol(), Mailbox(Bell()), 2048)
+        connection.thread = threading.current_thread()
+        theirs.sendall(b"late")
+        clock.now += 2 * SHORT
+        end_idle([connection], SHORT)
+        assert connection.ending is None
+        connection.step()
+        clock.now += SHORT
+        end_idle([connection], SHORT)
+        assert connection.ending is None
+        clock.now += 0.2 * SHORT
+        end_idle([connection], SHORT)
+        assert connection.ending == Ending("idle")
+        connection.close()
+
+
+@pytest.mark.parametrize("way", ["autorecv", "recv_data"])
+def test_client_of_an_idle_server_comes_away(peer: Peer, way: str) -> None:
+    client = TCPClient()
+    ended: list[Ending | None] = []
+    client.setup(HOST, peer.port, on_disconnect=lambda: ended.append(client.ending), idle_timeout=SHORT)
+    with contextlib.closing(client):
+        assert client.connect()
+        sock = peer.accept()
+        thread, results = in_thread(client.recv_data if way == "recv_data" else client.autorecv)
+        assert read_exactly(sock, 1) == b""
+        sock.close()
+        thread.join(PATIENCE)
+        assert results == [b"" if way == "recv_data" else True]
+        wait_until(lambda: ended, "on_disconnect")
+        assert ended == [Ending("idle")]
+
+
+def test_client_that_does_not_receive_is_not_idle(peer: Peer, clock: Clock, idle_looks: IdleLooks) -> None:
+    client = TCPClient()
+    client.setup(HOST, peer.port, idle_timeout=SHORT)
+    with contextlib.closing(client):
+        assert client.connect()
+        sock = peer.accept()
+        for _ in range(3):
+            clock.now += 2 * SHORT
+            idle_looks.some()
+        assert client.ending is None
+        sock.sendall(b"late")
+        assert client.recv_data() == b"late"
+
+
+# --------------------------------------------------------------------------------------------- who comes too often
+
+
+def is_refused(address: tuple[str, int]) -> bool:
+    """Whether a connection is reset before it is of any use."""
+    try:
+        with socket.create_connection(address, PATIENCE) as sock:
+            return sees_reset(sock)
+    except ConnectionError:
+        return True
+
+
+def test_one_address_has_so_many_connections_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "simplesockets")
+    with running_server(on_receive=echo, max_per_address=2) as server, contextlib.ExitStack() as stack:
+        first, second = (stack.enter_context(raw_client(server)) for _ in range(2))
+        wait_until(lambda: len(server.clients) == 2, "two clients")
+        for number in range(5):
+            assert is_refused(server.address)
+            assert server.refused == number + 1
+        elsewhere = stack.enter_context(
+            socket.create_connection(server.address, PATIENCE, source_address=("127.0.0.2", 0))
+        )
+        for sock in (first, second, elsewhere):
+            ask(sock)
+        first.close()
+        wait_until(lambda: len(server.clients) == 2, "one to leave")
+        ask(stack.enter_context(raw_client(server)))
+        assert server.refused == 5
+        wait_until(lambda: caplog.records, "a word in the log")
+        (record,) = caplog.records
+        assert "127.0.0.1" in record.getMessage()
+        assert "max_per_address=2" in record.getMessage()
+
+
+def test_those_that_shake_hands_count() -> None:
+    with running_server(max_per_address=1, ssl_context=server_side()) as server, raw_client(server) as sock:
+        wait_until(lambda: server._connected, "a connection")
+        assert not server.clients
+        assert is_refused(server.address)
+        sock.close()
+        wait_until(lambda: not server._connected, "its end")
+        with connected(server, "tls"):
+            only_client(server)
+
+
+@pytest.mark.parametrize("how", ["they leave", "reset", "disconnect", "idle", "send timeout", "handler"])
+def test_however_a_connection_ends_its_place_is_free(how: str) -> None:
+    setup: dict[str, Any] = {"idle_timeout": SHORT} if how == "idle" else {}
+    if how == "handler":
+        setup["handle_client"] = lambda client: client.recv()
+    with running_server(max_per_address=1, send_timeout=SHORT, **setup) as server:
+        for _ in range(3):
+            with raw_client(server) as sock:
+                client = only_client(server)
+                if how == "they leave":
+                    sock.close()
+                elif how == "reset":
+                    reset(sock)
+                elif how == "disconnect":
+                    server.disconnect(client)
+                    server.disconnect(client)
+                elif how == "send timeout":
+                    server.send_data(CONTENT, client)
+                elif how == "handler":
+                    sock.sendall(b"that will do")
+                wait_until(lambda: not server._connected, "its end")
+        assert server.refused == 0
+        assert not server._crowd._count
+
+
+def test_the_log_is_told_of_refusals_now_and_then() -> None:
+    crowd = Crowd(1)
+    assert [crowd.refuse(now) for now in (5.0, 5.1, 6.0, 5.0 + REFUSALS_TOLD - 0.1)] == [1, 0, 0, 0]
+    assert crowd.refuse(5.0 + REFUSALS_TOLD) == 4
+    assert crowd.refused == 5

@@ -152,6 +152,7 @@ class HiSockClient(HiSockLoop[bytes]):
             header_len, blocking = blocking, True
         self.addr = check_address(addr, zero=False)
         check_count("header_len", header_len, "bytes", 1)
+        check_count("max_message", max_message, "bytes", 1)
         context = context_for(tls, server=False)
         for what, given in (("name", name), ("group", group)):
             _check_text(what, given)

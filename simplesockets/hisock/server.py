@@ -24,7 +24,7 @@ from ..events import ReceivedItem
 from ..framing import MAX_FRAME, LengthPrefixFramer
 from ..outbox import Courier, Outbox
 from ..server import EngineName, Server_Client, TCPServer
-from ..timing import Deadline
+from ..timing import Deadline, check_seconds
 from ..transport import SEND_TIMEOUT, check_count
 from . import protocol
 from .casting import ClientAddress, ClientInfo, to_content
@@ -140,6 +140,10 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         max_pending: bytes that may wait for a client which does not read; it is dropped when there are more.
         send_timeout: seconds for which a client may take nothing of what waits for it, however little that is, until it
             is dropped; one that reads slowly is not. None: any number.
+        idle_timeout: seconds after which a client that sent nothing is let go. One of 2.x answers keepalives, which
+            counts; so, with a time longer than those, this is for clients of 0.x, which are not asked. None: never.
+        max_per_address: how many connections at once from one IP address; further ones are reset at once, and counted
+            in :attr:`refused`. None is without limit.
         engine: ``"threads"``, or ``"pool"`` for many clients (see :meth:`simplesockets.TCPServer.setup`).
 
     The order of 2.x, ``(addr, max_connections, header_len, cache_size, keepalive)``, works as well: a number in the
@@ -170,6 +174,8 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         max_message: int = MAX_FRAME,
         max_pending: int = MAX_PENDING,
         send_timeout: float | None = SEND_TIMEOUT,
+        idle_timeout: float | None = None,
+        max_per_address: int | None = None,
         engine: EngineName = "threads",
     ) -> None:
         if isinstance(blocking, int) and not isinstance(blocking, bool):  # the order of 2.x
@@ -183,6 +189,11 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         self.addr = check_address(addr, zero=True)
         check_count("max_connections", max_connections, "connections (0 for no limit)", 0)
         check_count("header_len", header_len, "bytes", 1)
+        check_count("max_message", max_message, "bytes", 1)
+        check_count("max_pending", max_pending, "bytes", 0)
+        check_seconds("hello_timeout", hello_timeout, unlimited=False)
+        check_seconds("keepalive_interval", keepalive_interval, unlimited=False)
+        check_seconds("keepalive_timeout", keepalive_timeout, unlimited=False)
         context = context_for(tls, server=True)
         self._tcp = TCPServer()
         super().__init__(Handlers(_RESERVED, _ORDINARY), self._tcp._mailbox, blocking, int(header_len), cache_size)
@@ -209,6 +220,8 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
             protocol=lambda: ServerProtocol(self.header_len, max_message),
             ssl_context=context,
             send_timeout=send_timeout,
+            idle_timeout=idle_timeout,
+            max_per_address=max_per_address,
             engine=engine,
         )
         self.addr = self._tcp.address
@@ -352,6 +365,11 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
     def socket(self) -> socket.socket:
         """The listening socket. Source: 2.x."""
         return self._tcp.socket
+
+    @property
+    def refused(self) -> int:
+        """How many connections were refused because of ``max_per_address``."""
+        return self._tcp.refused
 
     def __len__(self) -> int:
         """How many clients are connected."""
@@ -510,7 +528,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
         client = reference()
         if client is None or self.closed or client.ending is not None or _protocol(client).greeted:
             return
-        if patient and client._connection.stream.wait_readable(0):  # its hello may be there: it is we who are late
+        if patient and client._connection.stream.has_input():  # its hello may be there: it is we who are late
             self._later(self._hello_timeout, lambda: self._check_greeted(reference, patient=False))
             return
         self._drop(client, f"it did not introduce itself within {self._hello_timeout} seconds")
@@ -572,7 +590,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
             if client.ending is not None or _protocol(client).heard:
                 continue
             # Where the mailbox was full until a moment ago, the answer is there and was not read yet.
-            if not client._connection.stream.wait_readable(0):
+            if not client._connection.stream.has_input():
                 self._drop(client, f"it did not answer a keepalive within {self._keepalive_timeout} seconds")
         self._later(self._keepalive_interval, self._ask_who_is_there)
 

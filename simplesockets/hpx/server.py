@@ -19,7 +19,7 @@ from .. import __version__
 from ..engine import is_nested
 from ..errors import FrameTooLarge, FrameTruncated, SetupError
 from ..events import ExceptionList
-from ..server import Server_Client, TCPServer
+from ..server import Server_Client, TCPServer, check_per_address
 from ..timing import Deadline, check_seconds
 from ..tls import check_context
 from ..transport import SEND_TIMEOUT, check_count, check_port, wait_ready
@@ -86,6 +86,10 @@ class Server:
         handshake_timeout: seconds that a connection has for its first accepted message; None is for ever.
         send_timeout: seconds for which a client may take nothing of an answer; its connection is cut then. None: any
             number.
+        idle_timeout: seconds after which a connection on which nothing came is ended; its session lives on. Not while a
+            function runs. None: never.
+        max_per_address: connections at a time from one IP address; further ones are reset at once, and counted in
+            :attr:`refused`. None is without limit.
         level: effort of compression, 0 to 9.
         clock: gives seconds; for tests.
 
@@ -114,11 +118,15 @@ class Server:
         max_unpacked: int = MAX_UNPACKED,
         handshake_timeout: float | None = HANDSHAKE_TIMEOUT,
         send_timeout: float | None = SEND_TIMEOUT,
+        idle_timeout: float | None = None,
+        max_per_address: int | None = None,
         level: int = LEVEL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_seconds("handshake_timeout", handshake_timeout)
         check_seconds("send_timeout", send_timeout)
+        check_seconds("idle_timeout", idle_timeout)
+        check_per_address(max_per_address)
         check_context(ssl_context, server=True)
         check_port(port, zero=True)
         check_count("max_packed", max_packed, "bytes", 1)
@@ -150,6 +158,8 @@ class Server:
         self._max_unpacked = max_unpacked
         self._handshake_timeout = handshake_timeout
         self._send_timeout = send_timeout
+        self._idle_timeout = idle_timeout
+        self._max_per_address = max_per_address
         self._level = level
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._tcp: TCPServer | None = None
@@ -223,6 +233,8 @@ class Server:
                 protocol=self._framing,
                 ssl_context=self._ssl_context,
                 send_timeout=self._send_timeout,
+                idle_timeout=self._idle_timeout,
+                max_per_address=self._max_per_address,
             )
             tcp.start()
         except BaseException:  # Ctrl-C, too
@@ -292,6 +304,12 @@ class Server:
         if tcp is None:
             raise SetupError("the server is not running; start() it first")
         return tcp.address
+
+    @property
+    def refused(self) -> int:
+        """How many connections were refused because of ``max_per_address``, since the server was started."""
+        tcp = self._tcp
+        return 0 if tcp is None else tcp.refused
 
     @property
     def running(self) -> bool:

@@ -38,8 +38,10 @@ class Sessions(Generic[Context]):
     def __init__(self, lifespan: float = SESSION_LIFESPAN, limit: int = MAX_SESSIONS) -> None:
         if lifespan < 0:
             raise ValueError(f"session_lifespan is a number of seconds, or 0 for no end, not {lifespan!r}")
+        if not isinstance(limit, int) or isinstance(limit, bool):
+            raise TypeError(f"max_sessions must be a whole number of sessions, not {limit!r}")
         if limit < 1:
-            raise ValueError(f"max_sessions is a number of sessions, 1 at least, not {limit!r}")
+            raise ValueError(f"max_sessions must be at least 1 session, not {limit}")
         self._lifespan = lifespan
         self._limit = limit
         self._known: OrderedDict[str, tuple[Context, float]] = OrderedDict()  # with the time of their latest use

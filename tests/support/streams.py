@@ -119,6 +119,11 @@ class ScriptedStream(Stream):
         head = self._head()
         return self._cut or head is END or isinstance(head, BaseException)
 
+    def has_input(self) -> bool:
+        """Whether there is a next part that has arrived."""
+        self.calls.append("has_input")
+        return self._head() not in (None, LATER)
+
     def wait_readable(self, timeout: float | None) -> bool:
         """Whether there is a next part. With a timeout, ``LATER`` lets the time pass at once."""
         self.calls.append("wait_readable")
@@ -316,6 +321,11 @@ class FaultyStream(Stream):
         """As the real one."""
         self._called("at_end")
         return self._stream.at_end()
+
+    def has_input(self) -> bool:
+        """As the real one."""
+        self._called("has_input")
+        return self._stream.has_input()
 
     def wait_readable(self, timeout: float | None) -> bool:
         """As the real one."""
