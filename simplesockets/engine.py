@@ -207,9 +207,13 @@ class Engine(abc.ABC):
             last = self._read(life)
         finally:
             if last is not Step.MORE:
-                if last is Step.DONE:
-                    connection.finish()
-                self._forget(life)
+                try:
+                    if last is Step.DONE:
+                        connection.finish()
+                except OSError as failure:
+                    log.warning("a connection's descriptor was closed by somebody else: %s", failure)
+                finally:
+                    self._forget(life)
 
     def _read(self, life: Life) -> Step:
         # Gives DONE when the connection ended, STOPPED when the program turned reading off, MORE when another thread

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
 import socket
 import sys
@@ -325,3 +326,21 @@ def test_a_signal_handler_may_raise_anywhere_in_the_thread_that_leads(engine: st
     assert len(gone) == 59 + 1
     assert len(places) > 10
     assert not lot._open, "it counts on somebody who was interrupted"
+
+
+@pytest.mark.usefixtures("either_engine")
+def test_a_client_whose_descriptor_the_program_closed_is_seen_off_all_the_same() -> None:
+    gone: list[Any] = []
+    with running_server(on_receive=echo, on_disconnect=gone.append) as server:
+        with raw_client(server) as sock, raw_client(server) as other:
+            park(server, sock, other)
+            client = server.clients[sock.getsockname()][1]
+            engine = server._engine
+            assert engine is not None
+            os.close(client.fileno())
+            server.disconnect(client)
+            wait_until(lambda: len(gone) == 1)
+            talk(other, 2)
+        wait_until(lambda: len(gone) == 2)
+        server.close()
+        assert not engine._live
