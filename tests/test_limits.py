@@ -25,7 +25,7 @@ from simplesockets.transport import Stream
 
 from .support.certificates import client_side, server_side
 from .support.clients import Peer, in_thread
-from .support.running import HOST, raw_client, read_exactly, reset, running_server
+from .support.running import HOST, is_refused, raw_client, read_exactly, reset, running_server, sees_reset
 from .support.waiting import PATIENCE, Gate, wait_until
 
 pytestmark = pytest.mark.usefixtures("either_engine")
@@ -77,17 +77,6 @@ def connected(server: TCPServer, kind: str) -> Iterator[socket.socket]:
 def only_client(server: TCPServer) -> Server_Client:
     (client,) = wait_until(lambda: list(server.clients.values()), "a client")
     return client
-
-
-def sees_reset(sock: socket.socket) -> bool:
-    """Whether the stream breaks, instead of ending in good order. What came before is dropped."""
-    sock.settimeout(PATIENCE)
-    try:
-        while sock.recv(1 << 20):
-            pass
-    except ConnectionError:
-        return True
-    return False
 
 
 def side(kind: str) -> dict[str, Any]:
@@ -518,15 +507,6 @@ def test_client_that_does_not_receive_is_not_idle(peer: Peer, clock: Clock, idle
 
 
 # --------------------------------------------------------------------------------------------- who comes too often
-
-
-def is_refused(address: tuple[str, int]) -> bool:
-    """Whether a connection is reset before it is of any use."""
-    try:
-        with socket.create_connection(address, PATIENCE) as sock:
-            return sees_reset(sock)
-    except ConnectionError:
-        return True
 
 
 def test_one_address_has_so_many_connections_and_no_more(caplog: pytest.LogCaptureFixture) -> None:

@@ -96,6 +96,26 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def sees_reset(sock: socket.socket) -> bool:
+    """Whether the stream breaks, instead of ending in good order. What came before is dropped."""
+    sock.settimeout(PATIENCE)
+    try:
+        while sock.recv(1 << 20):
+            pass
+    except ConnectionError:
+        return True
+    return False
+
+
+def is_refused(address: tuple[str, int]) -> bool:
+    """Whether a connection is reset before it is of any use."""
+    try:
+        with socket.create_connection(address, PATIENCE) as sock:
+            return sees_reset(sock)
+    except ConnectionError:
+        return True
+
+
 def open_descriptors() -> int:
     """How many file descriptors this process has open."""
     return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
