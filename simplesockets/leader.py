@@ -470,10 +470,14 @@ class ParkingLot:
         parked = self._parked.get(event[0])
         began = _now()
         self._serve(term, [event])
-        if parked is not None and self._leader is term and parked.outcome is None and not parked.odd:
+        if parked is None:
+            return
+        term.serving = parked  # so that nobody who takes the lead now steps it while it goes out
+        if self._leader is term and parked.outcome is None and not parked.odd:
             between = parked.connection.read_at
             if between > began and parked.is_slow(between - began, _now() - between):
                 self._let_out(parked, _MORE)
+        term.serving = None
 
     def _not_parked(self, term: Term, fd: int) -> None:
         with self._lock, contextlib.suppress(OSError, ValueError):

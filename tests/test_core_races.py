@@ -334,7 +334,7 @@ def test_a_client_whose_descriptor_the_program_closed_is_seen_off_all_the_same()
     with running_server(on_receive=echo, on_disconnect=gone.append) as server:
         with raw_client(server) as sock, raw_client(server) as other:
             park(server, sock, other)
-            client = server.clients[sock.getsockname()][1]
+            client: Any = server.clients[sock.getsockname()][1]
             engine = server._engine
             assert engine is not None
             os.close(client.fileno())
@@ -344,3 +344,50 @@ def test_a_client_whose_descriptor_the_program_closed_is_seen_off_all_the_same()
         wait_until(lambda: len(gone) == 2)
         server.close()
         assert not engine._live
+
+
+@pytest.mark.usefixtures("either_engine")
+def test_a_leader_that_finds_a_client_slow_and_loses_the_lead_lets_nobody_step_it_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deciding, stuck, overlap = Gate(), Gate(), threading.Event()
+    inside: list[bytes] = []
+
+    def receive(client: Any, address: Any, data: bytes) -> None:
+        if data != b"ping":
+            inside.append(data)
+            if len(inside) > 1:
+                overlap.set()
+            if data == b"second":
+                stuck()
+            inside.remove(data)
+        client.send(data)
+
+    def decide(parked: leader.Parked, reading: float, calling: float) -> bool:
+        if parked is not slow:
+            return False
+        deciding()
+        return True
+
+    with running_server(on_receive=receive) as server, raw_client(server) as one, raw_client(server) as other:
+        park(server, one, other)
+        lot = lot_of(server)
+        slow: Any = server.clients[one.getsockname()]._connection.waker
+        monkeypatch.setattr(leader.Parked, "is_slow", decide)
+        monkeypatch.setattr(leader, "SEARCH", 10**9)
+        lot._search = 10**9
+        try:
+            one.sendall(b"first")
+            assert read_exactly(one, 5) == b"first"
+            deciding.wait_arrived()
+            one.sendall(b"second")
+            talk(other, 5)  # by the next leader
+            deciding.open()
+            stuck.wait_arrived()
+            one.sendall(b"third")
+            overlapping = overlap.wait(0.5)
+        finally:
+            deciding.open()
+            stuck.open()
+        assert read_exactly(one, 11) == b"secondthird"
+    assert not overlapping
