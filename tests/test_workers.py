@@ -32,7 +32,7 @@ from simplesockets import (
 
 from .support import certificates, worker_callbacks
 from .support.programs import LIFETIME, OURS, has_ipv6
-from .support.running import HOST, open_descriptors, running_server
+from .support.running import HOST, is_refused, open_descriptors, running_server
 from .support.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.skipif(not transport.CAN_SHARE, reason="this system cannot share a port")
@@ -239,6 +239,19 @@ def test_max_connections_holds_for_all_workers_together(connect: Connect) -> Non
             server.max_connections = 1
         server.max_connections = None
         wait_until(lambda: answers() == MANY)
+
+
+def test_every_worker_has_the_limits(connect: Connect) -> None:
+    with working(max_per_address=1, idle_timeout=1.0, send_timeout=1.0) as server:
+        talk = connect(server)
+        talk.say("hello")
+        assert talk.hear() == "hello"
+        assert is_refused(server.address)
+        with pytest.raises(LifecycleError, match="worker"):
+            assert server.refused
+        assert talk.sock.recv(1) == b""  # it was idle
+        talk.sock.close()
+        wait_until(lambda: not is_refused(server.address), "its place")
 
 
 @pytest.mark.parametrize(("limit", "count"), [(None, 3), (3, 3), (7, 3), (8, 3), (100, 7)])
