@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from .connection import Connection, Step, ThreadLike
 from .crew import Crew
 from .dispatch import Journal, log
-from .leader import ParkingLot
+from .leader import AWAY, ParkingLot
 from .mailbox import Bell, mark_own_thread
 from .timing import Backoff, Deadline
 from .transport import Waker
@@ -30,7 +30,8 @@ from .transport import Waker
 LINGER_AT_CLOSE = 0.5
 """Seconds of a ``close()`` that the other ends have to close too, before they are cut."""
 FIRST_STEPS = 4
-"""Steps of a connection before it is parked (see leader.py): one that comes and goes is not worth it."""
+"""Steps of a connection before it is parked (see leader.py): one that comes and goes is not worth it. And so many are
+none that took longer than AWAY: one whose callbacks block would only hold up the others until that was noticed."""
 SLOW_STEPS = 64
 """Steps that one whose callback was slow stays out for; twice as many the next time …"""
 MOST_STEPS = 4096
@@ -221,8 +222,11 @@ class Engine(abc.ABC):
         connection = life.connection
         while True:
             if life.step is Step.MORE:
-                if life.alone > 0 or not self._parks():
-                    life.alone -= 1
+                if life.alone > 0:
+                    life.step = connection.step()
+                    took = time.perf_counter() - connection.read_at
+                    life.alone = max(life.alone - 1, FIRST_STEPS if took > AWAY else 0)  # who is slow stays out
+                elif not self._parks():
                     life.step = connection.step()
                 elif self._rest(life):
                     return Step.MORE

@@ -122,6 +122,26 @@ def test_a_slow_callback_runs_in_its_clients_own_thread_from_then_on() -> None:
         assert not is_parked(server, sock)
 
 
+@pytest.mark.own_threads
+def test_a_client_whose_callbacks_block_from_the_beginning_holds_up_nobody() -> None:
+    threads = []
+    pause = threading.Event()
+
+    def block(client: Any, address: Any, data: bytes) -> None:
+        if data == b"slow":
+            threads.append(threading.current_thread())
+            pause.wait(3 * leader.AWAY)
+        client.send(data)
+
+    with running_server(on_receive=block) as server, raw_client(server) as sock, raw_client(server) as other:
+        talk(other)
+        for _ in range(3 * FIRST_STEPS):
+            sock.sendall(b"slow")
+            assert read_exactly(sock, 4) == b"slow"
+        assert set(threads) == {server.clients[sock.getsockname()].thread}
+        park(server, other, sock)  # it is quick from now on
+
+
 def test_one_slow_callback_is_forgiven_and_two_in_short_succession_are_not() -> None:
     # Any callback takes long when the system gives the core to others in the middle of it.
     parked = some_parked()
