@@ -358,7 +358,7 @@ def ask(sock: socket.socket, question: bytes = b"still there?") -> None:
 
 @kinds
 @pytest.mark.parametrize("messages", [0, 8])
-def test_idle_client_is_let_go_in_good_order(kind: str, messages: int) -> None:
+def test_idle_client_is_let_go_in_good_order(kind: str, messages: int, clock: Clock) -> None:
     # After a few messages its thread is asleep, and others read for it.
     ended = Endings()
     with (
@@ -370,6 +370,7 @@ def test_idle_client_is_let_go_in_good_order(kind: str, messages: int) -> None:
         for _ in range(messages):
             ask(sock)
         client.send(b"the last word")
+        clock.now += 2 * SHORT
         assert read_exactly(sock, 100) == b"the last word"  # and then an orderly end
         sock.close()
         assert ended.one() == Ending("idle")
@@ -551,6 +552,11 @@ def test_however_a_connection_ends_its_place_is_free(how: str) -> None:
     with running_server(max_per_address=1, send_timeout=SHORT, **setup) as server:
         for _ in range(3):
             with raw_client(server) as sock:
+                if how == "idle":
+                    assert read_exactly(sock, 1) == b""
+                    sock.close()
+                    wait_until(lambda: not server._connected, "its end")
+                    continue
                 client = only_client(server)
                 if how == "they leave":
                     sock.close()

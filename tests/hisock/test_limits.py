@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from simplesockets import Ending, SendTimeout
+from simplesockets import connection as connection_module
 from simplesockets import outbox as outbox_module
 from simplesockets.hisock import HiSockClient, HiSockServer
 from simplesockets.hisock.server import _Member
@@ -61,7 +62,7 @@ def test_a_client_that_does_not_read_is_dropped_however_little_waits(
     caplog.set_level(logging.WARNING, "simplesockets")
     left = Notes()
     with (
-        server(send_timeout=SHORT, **side(kind)) as serving,
+        server(send_timeout=5 * SHORT, **side(kind)) as serving,
         connected(serving, kind),
         connected(serving, kind, "Bob") as reader,
     ):
@@ -161,20 +162,23 @@ def test_silence_before_the_hello_ends_at_the_hello_timeout(kind: str) -> None:
 @kinds
 def test_silence_after_the_hello_ends_at_the_keepalive_timeout(kind: str) -> None:
     with (
-        server(keepalive_interval=SHORT, keepalive_timeout=SHORT, **side(kind)) as serving,
+        server(keepalive_interval=5 * SHORT, keepalive_timeout=5 * SHORT, **side(kind)) as serving,
         connected(serving, kind) as raw,
     ):
         assert raw.at_end()
         wait_names(serving)
 
 
-def test_an_idle_client_of_the_first_generation_is_let_go() -> None:
+def test_an_idle_client_of_the_first_generation_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(connection_module, "_now", clock.monotonic)
     with (
         server(idle_timeout=SHORT, keepalive_interval=SHORT / 4) as serving,
         RawClient(serving.get_addr(), "old", dialect="0.x") as raw,
     ):
         wait_names(serving, "old")
         idle = member(serving, "old").client
+        clock.now += 2 * SHORT
         assert raw.at_end()
         raw.socket.close()
         wait_names(serving)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from simplesockets import connection
 from simplesockets.hpx.server import MAX_CONNECTIONS
 
 from ..support.running import is_refused
@@ -33,9 +34,12 @@ def test_who_does_not_read_an_answer_is_cut_and_others_are_served() -> None:
             assert back.ask([], session=mute.session)["data"] == []
 
 
-def test_an_idle_connection_ends_and_its_session_lives_on() -> None:
+def test_an_idle_connection_ends_and_its_session_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(connection, "_now", lambda: now)
     with running(idle_timeout=SHORT) as server:
         with peer(server, "admin") as idle:
+            now += 2 * SHORT
             assert idle.is_over()
         with peer(server) as back:
             assert back.ask([{"fname": "who"}], session=idle.session)["data"] == [
@@ -43,8 +47,9 @@ def test_an_idle_connection_ends_and_its_session_lives_on() -> None:
             ]
 
 
-def test_a_connection_is_not_idle_while_a_function_runs() -> None:
-    gate = Gate()
+def test_a_connection_is_not_idle_while_a_function_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, now = Gate(), 1000.0
+    monkeypatch.setattr(connection, "_now", lambda: now)
     with running(idle_timeout=SHORT) as server, peer(server, "") as asking:
         server.function("wait")(lambda: gate.arrive())
         asking.send_json({"session": asking.session, "name": "peer", "data": [{"fname": "wait"}]})
@@ -52,8 +57,9 @@ def test_a_connection_is_not_idle_while_a_function_runs() -> None:
         tcp = server._tcp
         assert tcp is not None
         (client,) = tcp.clients.values()
-        busy = client._connection._busy_at
-        wait_until(lambda: client._connection._busy_at > busy + 3 * SHORT, "some looks")
+        for _ in range(3):
+            now += 2 * SHORT
+            wait_until(lambda: client._connection._busy_at == now, "a look")
         assert client.ending is None
         gate.open()
         assert asking.read()["data"] == [{"fname": "wait", "data": None}]
