@@ -48,8 +48,8 @@ def test_an_idle_connection_ends_and_its_session_lives_on(monkeypatch: pytest.Mo
 
 
 def test_a_connection_is_not_idle_while_a_function_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, now = Gate(), 1000.0
-    monkeypatch.setattr(connection, "_now", lambda: now)
+    gate, time = Gate(), [1000.0]
+    monkeypatch.setattr(connection, "_now", lambda: time[0])
     with running(idle_timeout=SHORT) as server, peer(server, "") as asking:
         server.function("wait")(lambda: gate.arrive())
         asking.send_json({"session": asking.session, "name": "peer", "data": [{"fname": "wait"}]})
@@ -58,8 +58,8 @@ def test_a_connection_is_not_idle_while_a_function_runs(monkeypatch: pytest.Monk
         assert tcp is not None
         (client,) = tcp.clients.values()
         for _ in range(3):
-            now += 2 * SHORT
-            wait_until(lambda: client._connection._busy_at == now, "a look")
+            time[0] += 2 * SHORT
+            wait_until(lambda: client._connection._busy_at == time[0], "a look")
         assert client.ending is None
         gate.open()
         assert asking.read()["data"] == [{"fname": "wait", "data": None}]
