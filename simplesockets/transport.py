@@ -32,7 +32,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from typing_extensions import Buffer
 
@@ -265,8 +265,10 @@ class Stream:
 
     def _limit_sending(self, seconds: float) -> None:
         self._send_timeout = seconds
-        with contextlib.suppress(OSError):  # the peer has gone already, or the system has no such thing
+        try:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _send_limit(seconds))
+        except OSError:  # the peer has gone already, or the system has no such thing
+            pass
 
     def _wait_for_room(self, standstill: Standstill | None, given: int) -> Standstill | None:
         # Until something can be sent. Told what it gave the last time, while the same is being sent, and how much of
@@ -503,6 +505,7 @@ def _refuse_after_standstill(seconds: float, *_: object) -> int:
     raise SendTimeout(seconds)
 
 
+@lru_cache(16)  # each connection of a server has the same
 def _send_limit(seconds: float) -> bytes:
     # For SO_SNDTIMEO. What was sent until then counts, where the system is POSIX; so we look early.
     if os.name != "posix":
