@@ -43,8 +43,8 @@ BUSY = 0.001
 """Seconds in which a thread that spins handles what came. Shorter than the pause of any frame loop."""
 BUSY_COST = 4
 """Quick reads that it has to make up for that."""
-AGAIN = 3
-"""Quick reads that a thread whose wait ended by something that came makes before it waits again."""
+AGAIN = 1
+"""False reads that a thread whose wait ended by something that came makes before it waits again."""
 LONGEST_WAIT = 0.05
 """Seconds that a False read takes at most."""
 LOOKS = 8
