@@ -97,6 +97,7 @@ class Connection:
         self.ending: Ending | None = None
         self.read_at = _now()  # the time (of perf_counter) between reading and dispatching in the latest step
         self._busy_at = 0.0  # when somebody saw that it could not be idle
+        self._begun = False  # the first hook ran
         self._waits_here = False  # a thread that receives waits for the socket, in a hook perhaps
         self.waker: Wakeable | None = None  # set by an engine: told when there is room again, or closing begins
         self.protocol = protocol
@@ -151,6 +152,7 @@ class Connection:
             if not self.closing:
                 self._opened()
         finally:
+            self._begun = True
             self._dispatching = 0
 
     def step(self) -> Step:
@@ -248,11 +250,14 @@ class Connection:
         return self._dispatching == threading.get_ident()
 
     def idle_since(self, now: float) -> float:
-        """Since when nothing came, of what could have come: not while a callback runs, nor while the mailbox is full or
-        nobody reads. Somebody has to ask now and then, and gives the time (of perf_counter)."""
-        if not self._waits_here and (self._dispatching or self.thread is None or self.mailbox.is_paused(self)):
+        """Since when nothing came that could have come: not before the first hook ran, while a callback runs, or while
+        the mailbox is full or nobody reads. Somebody has to ask now and then, and gives the time (of perf_counter)."""
+        if not self._waits_here and (self._dispatching or self._cannot_be_idle()):
             self._busy_at = now
         return max(self.read_at, self._busy_at)
+
+    def _cannot_be_idle(self) -> bool:
+        return not self._begun or self.thread is None or self.mailbox.is_paused(self)
 
     def note_ending(self, kind: str, exception: BaseException | None = None) -> None:
         """Remember why the connection ends. The first reason stays."""

@@ -358,7 +358,7 @@ def ask(sock: socket.socket, question: bytes = b"still there?") -> None:
 
 @kinds
 @pytest.mark.parametrize("messages", [0, 8])
-def test_idle_client_is_let_go_in_good_order(kind: str, messages: int, clock: Clock) -> None:
+def test_idle_client_is_let_go_in_good_order(kind: str, messages: int, clock: Clock, idle_looks: IdleLooks) -> None:
     # After a few messages its thread is asleep, and others read for it.
     ended = Endings()
     with (
@@ -370,6 +370,8 @@ def test_idle_client_is_let_go_in_good_order(kind: str, messages: int, clock: Cl
         for _ in range(messages):
             ask(sock)
         client.send(b"the last word")
+        wait_until(lambda: client._connection._begun, "the first callback")
+        idle_looks.some()  # the time since then begins with a look
         clock.now += 2 * SHORT
         assert read_exactly(sock, 100) == b"the last word"  # and then an orderly end
         sock.close()
@@ -457,11 +459,32 @@ def test_handler_that_receives_in_vain_is_idle_and_one_that_is_busy_is_not(clock
         assert heard == [b"first", b""]
 
 
+def test_client_whose_first_callback_has_not_begun_is_not_idle(clock: Clock) -> None:
+    # Since no thread was free, say. It has been here for no time at all then.
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(theirs):
+        connection = Connection(Stream(ours), RawProtocol(), Mailbox(Bell()), 2048)
+        connection.thread = threading.current_thread()
+        for _ in range(2):
+            clock.now += 2 * SHORT
+            end_idle([connection], SHORT)
+        assert connection.ending is None
+        connection.open()
+        clock.now += SHORT
+        end_idle([connection], SHORT)
+        assert connection.ending is None
+        clock.now += 0.2 * SHORT
+        end_idle([connection], SHORT)
+        assert connection.ending == Ending("idle")
+        connection.close()
+
+
 def test_what_came_and_was_not_read_yet_is_not_idleness(clock: Clock) -> None:
     ours, theirs = socket.socketpair()
     with contextlib.closing(theirs):
         connection = Connection(Stream(ours), RawProtocol(), Mailbox(Bell()), 2048)
         connection.thread = threading.current_thread()
+        connection.open()
         theirs.sendall(b"late")
         clock.now += 2 * SHORT
         end_idle([connection], SHORT)
