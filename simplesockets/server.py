@@ -1117,10 +1117,10 @@ class TCPServer(Endpoint[ServerDispatch]):
 
     def _leave(self, client: Server_Client) -> None:
         with self._lock:
-            self._connected.discard(client)
             crowd, client._crowd = client._crowd, None
             if crowd is not None:
                 crowd.leave(client.address[0])
+            self._connected.discard(client)
             if self._clients.get(client.address) is client:  # else its address was used again already
                 del self._clients[client.address]
         self._wake_acceptor()

@@ -350,6 +350,12 @@ def echo(client: Server_Client, received: bytes) -> None:
     client.send(received)
 
 
+def settle(client: Server_Client) -> None:
+    """Wait until no callback of it runs, nor one is due."""
+    connection = client._connection
+    wait_until(lambda: connection._begun and not connection._dispatching, "the callback's end")
+
+
 def ask(sock: socket.socket, question: bytes = b"still there?") -> None:
     """Send to a server that echoes, and get it back."""
     sock.sendall(question)
@@ -358,7 +364,7 @@ def ask(sock: socket.socket, question: bytes = b"still there?") -> None:
 
 @kinds
 @pytest.mark.parametrize("messages", [0, 8])
-def test_idle_client_is_let_go_in_good_order(kind: str, messages: int, clock: Clock, idle_looks: IdleLooks) -> None:
+def test_idle_client_is_let_go_in_good_order(kind: str, messages: int, clock: Clock) -> None:
     # After a few messages its thread is asleep, and others read for it.
     ended = Endings()
     with (
@@ -370,8 +376,7 @@ def test_idle_client_is_let_go_in_good_order(kind: str, messages: int, clock: Cl
         for _ in range(messages):
             ask(sock)
         client.send(b"the last word")
-        wait_until(lambda: client._connection._begun, "the first callback")
-        idle_looks.some()  # the time since then begins with a look
+        settle(client)
         clock.now += 2 * SHORT
         assert read_exactly(sock, 100) == b"the last word"  # and then an orderly end
         sock.close()
@@ -385,11 +390,13 @@ def test_client_that_says_something_now_and_then_is_not_idle(clock: Clock, idle_
         running_server(on_receive=echo, on_disconnect=ended, idle_timeout=SHORT) as server,
         raw_client(server) as sock,
     ):
+        client = only_client(server)
         for _ in range(8):
             ask(sock)
+            settle(client)
             clock.now += 0.99 * SHORT
             idle_looks.some()
-        assert only_client(server).ending is None
+        assert client.ending is None
         clock.now += 0.2 * SHORT
         assert read_exactly(sock, 1) == b""
         sock.close()
@@ -405,7 +412,7 @@ def test_client_is_not_idle_while_its_callback_runs_nor_soon_after(clock: Clock,
         clock.now += 10 * SHORT
         idle_looks.some()
         gate.open()
-        wait_until(lambda: not client._connection._dispatching, "the callback's end")
+        settle(client)
         clock.now += SHORT
         idle_looks.some()
         assert client.ending is None
@@ -419,6 +426,7 @@ def test_client_whose_data_nobody_fetches_is_not_idle(clock: Clock, idle_looks: 
         server._mailbox.client_mark = 1
         sock.sendall(b"unfetched")
         wait_until(lambda: server._mailbox.is_paused(client._connection), "a pause")
+        settle(client)
         for _ in range(3):
             clock.now += 2 * SHORT
             idle_looks.some()

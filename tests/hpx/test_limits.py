@@ -39,6 +39,10 @@ def test_an_idle_connection_ends_and_its_session_lives_on(monkeypatch: pytest.Mo
     monkeypatch.setattr(connection, "_now", lambda: now)
     with running(idle_timeout=SHORT) as server:
         with peer(server, "admin") as idle:
+            tcp = server._tcp
+            assert tcp is not None
+            (client,) = tcp.clients.values()
+            wait_until(lambda: client._connection._waits_here, "the server to wait for the next message")
             now += 2 * SHORT
             assert idle.is_over()
         with peer(server) as back:
