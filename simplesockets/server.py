@@ -262,12 +262,6 @@ class Server_Client:
         state = "open" if self.ending is None else str(self.ending)
         return f"<client {self.address[0]}:{self.address[1]}, {state}>"
 
-    def __del__(self) -> None:
-        # A client that ended its stream can still be answered by whoever holds this object. Nobody does any more.
-        connection = self.__dict__.get("_connection")
-        if connection is not None and connection.kept:
-            connection.close()
-
 
 class _OfTheSocket:
     """An attribute that is the socket's, unless the program sets one of that name."""
@@ -1136,7 +1130,8 @@ class TCPServer(Endpoint[ServerDispatch]):
         if ending is None or ending.kind != "peer closed" or not polled or self._engine is None:
             return False
         # Its last data may still be unpolled, and deserves an answer: the stream stays open until the program
-        # lets go of the client (Server_Client.__del__), but not for long.
+        # lets go of the client, but not for long. (Not by __del__(): in a cycle the socket's own one may come first.)
+        weakref.finalize(client, client._connection.close).atexit = False
         self._engine.later(ANSWER_TIME, partial(_close_if_there, weakref.ref(client._connection)))
         return True
 

@@ -279,7 +279,7 @@ def test_a_thread_that_the_system_refuses_for_timers_hinders_no_disconnect(monke
         done = threading.Event()
         assert server._engine is not None
         server._engine.later(0.01, done.set)
-        assert done.wait(3)  # the next one runs again
+        assert done.wait(PATIENCE)  # the next one runs again
 
 
 def test_autorecv_can_be_turned_on_after_the_system_refused_a_thread(

@@ -272,6 +272,7 @@ def test_close_runs_on_disconnect_once() -> None:
     with running_server(on_disconnect=gone.append) as server:
         with raw_client(server) as sock:
             client = entry_of(server, sock)
+            wait_until(lambda: client._announced, "on_connect")
             client.close()
             client.close()
             address = sock.getsockname()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -680,3 +681,23 @@ def test_running_out_of_descriptors_does_not_end_accepting() -> None:
                 sock.close()
         told, _ = process.communicate("\n", timeout=PATIENCE)
     assert told.strip() == "{'OSError'} True"
+
+
+def test_a_client_that_left_and_hangs_in_a_cycle_is_closed_before_its_socket_complains() -> None:
+    # A program that keeps a client in an exception's frames, say. The garbage collector picks its own order.
+    with running_server() as server:
+        gc.disable()
+        try:
+            with raw_client(server) as sock:
+                sock.sendall(b"bye")
+                sock.shutdown(socket.SHUT_WR)
+                wait_until(lambda: server._mailbox.has_items() and not server.clients)
+                cycle = [server.return_recved_data()]
+                cycle.append(cycle)  # type: ignore[arg-type]
+                left = weakref.ref(cycle[0][0][0])
+                del cycle
+                gc.collect()  # a ResourceWarning would be an error
+                assert left() is None
+                assert sock.recv(1) == b""
+        finally:
+            gc.enable()
