@@ -18,7 +18,8 @@ A connection gets *out*, that is, a thread of its own goes on with it, when its 
 twice in short succession (it stays out for a while: see engine.py), when it ended, and when the lot is closed. Once
 is no proof: where more threads want to run than there are cores, the system interrupts any of them for milliseconds,
 and each client that is out makes that worse for the others. So a client's callbacks run one at a time and in order, in
-its own thread if they are slow, in a shared one if not, and slow ones delay others twice, by some milliseconds at most.
+its own thread if they are slow, in a shared one if not. Slow ones delay others by milliseconds, two or three times:
+callbacks are timed one by one only after a look at the selector that took long (see _serve_callbacks).
 
 What keeps that true: only who leads steps a connection, and the lead can be taken from a thread that is stuck. Who
 leads first says whom it *serves* and then looks whether it still leads. Who takes the lead does so first and then
