@@ -12,6 +12,7 @@ from simplesockets import TCPClient, server
 
 from .support.clients import Peer
 from .support.leftovers import OpenSockets, left_threads
+from .support.redis import RedisServer, running_redis
 from .support.running import HOST, raw_listener
 from .support.waiting import PATIENCE
 
@@ -68,3 +69,18 @@ def bare() -> Iterator[TCPClient]:
     """A client that is not set up."""
     with contextlib.closing(TCPClient()) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def _redis_server() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(_redis_server: RedisServer) -> RedisServer:
+    """A Redis server that runs and is empty. The tests of a run share one; the next test finds it running again."""
+    if not _redis_server.running:
+        _redis_server.start()
+    _redis_server.command("FLUSHALL")
+    return _redis_server
