@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import typing
 from collections.abc import Callable
 from typing import TypeVar
 
 from .exceptions import InvalidMessage
-from .protocol import Json
+from .protocol import Json, to_json
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -69,6 +70,7 @@ class Offered:
         self._names = frozenset(parameter.name for parameter in by_keyword)
         self._needed = tuple(parameter.name for parameter in by_keyword if parameter.default is parameter.empty)
         self._any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        self._arguments = by_keyword
 
     def _check(self, parameter: inspect.Parameter) -> None:
         if parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
@@ -89,6 +91,29 @@ class Offered:
             if name not in arguments:
                 raise InvalidMessage(f"{self.fname}: the argument '{name}' is missing")
         return self.function(**arguments, **dict.fromkeys(self._context_names, context))
+
+    def described(self) -> dict[str, Json]:
+        """What a frontend has to know to call it; see :meth:`Functions.described`."""
+        return {
+            "fname": self.fname,
+            "doc": inspect.getdoc(self.function) or "",
+            "arguments": [_described(each) for each in self._arguments],
+            "more": self._any,
+        }
+
+
+def _described(parameter: inspect.Parameter) -> Json:
+    annotation = "" if parameter.annotation is parameter.empty else parameter.annotation
+    described: dict[str, Json] = {
+        "name": parameter.name,
+        "type": annotation if isinstance(annotation, str) else inspect.formatannotation(annotation),
+        "needed": parameter.default is parameter.empty,
+    }
+    try:
+        described["default"] = json.loads(to_json(parameter.default))
+    except (TypeError, ValueError):  # there is none, or JSON cannot say it
+        pass
+    return described
 
 
 def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
@@ -149,6 +174,12 @@ class Functions:
     def names(self) -> list[str]:
         """The names of all functions, sorted."""
         return sorted(self._offered)
+
+    def described(self) -> list[dict[str, Json]]:
+        """All functions, sorted by name: each an object with ``fname``, ``doc`` (text), ``more`` (whether it takes
+        arguments of any name) and ``arguments``: objects with ``name``, ``type`` (the annotation as text, or empty),
+        ``needed``, and ``default`` where there is one that JSON can say."""
+        return [offered.described() for _, offered in sorted(self._offered.items())]
 
     def find(self, fname: str) -> Offered:
         """The function of that name.

@@ -107,6 +107,8 @@ def _offer_basics(server: Server) -> None:
     def list_functions() -> list[str]:
         return server.functions
 
+    server.function(server.describe_functions)
+
 
 def _checked(name: str, text: object) -> str:
     try:

@@ -26,7 +26,7 @@ from ..transport import SEND_TIMEOUT, check_count, check_port, wait_ready
 from .codec import LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
 from .exceptions import InvalidMessage
 from .functions import Function, Functions
-from .protocol import ServerCommand, to_json
+from .protocol import Json, ServerCommand, to_json
 from .service import Reply, Service, Users, Version
 from .sessions import MAX_SESSIONS, SESSION_LIFESPAN, Sessions
 
@@ -202,6 +202,17 @@ class Server:
     def functions(self) -> list[str]:
         """The names of all functions that clients can call."""
         return self._functions.names()
+
+    def describe_functions(self) -> list[dict[str, Json]]:
+        """What each function is called, what it says of itself, and which arguments it takes.
+
+        ``server.function(server.describe_functions)`` offers that to clients, too: the playground makes its forms
+        of it.
+
+        Returns:
+            Objects that JSON can say, sorted by name: see :meth:`.functions.Functions.described`.
+        """
+        return self._functions.described()
 
     # ------------------------------------------------------------------------------------------------ lifecycle
 

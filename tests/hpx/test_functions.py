@@ -140,3 +140,35 @@ def test_the_decorator_leaves_functions_as_they_are() -> None:
     assert server.function(plain) is plain
     assert server.function("other")(plain) is plain
     assert server.functions == ["other", "plain"]
+
+
+def test_functions_tell_of_themselves_what_a_frontend_has_to_know() -> None:
+    server = Server(port=0)
+
+    @server.function
+    def find(context: Context, words: list[int], *, most: int = 5, way: object = CONTEXT, **more: object) -> None:
+        """Finds.
+
+        Slowly.
+        """
+
+    server.function("plain")(lambda title: title)
+    assert server.describe_functions() == [
+        {
+            "fname": "find",
+            "doc": "Finds.\n\nSlowly.",
+            "arguments": [
+                {"name": "words", "type": "list[int]", "needed": True},
+                {"name": "most", "type": "int", "needed": False, "default": 5},
+                {"name": "way", "type": "object", "needed": False},
+            ],
+            "more": True,
+        },
+        {"fname": "plain", "doc": "", "arguments": [{"name": "title", "type": "", "needed": True}], "more": False},
+    ]
+
+
+def test_what_functions_tell_is_a_function_to_offer() -> None:
+    server = Server(port=0)
+    server.function(server.describe_functions)
+    assert [each["fname"] for each in server.describe_functions()] == ["describe_functions"]
