@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from simplesockets import hisock
 
+from .support.certificates import CA, SERVER
 from .support.waiting import PATIENCE
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+FENCE = re.compile(
+    r"^```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+QUICK_PYTEST = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p no:cacheprovider"}
+LINK = re.compile(r"\]\((?P<path>[^)#\s:]+)")
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
+    """Code that stands for itself. What has a title is a file, see :func:`files_of`."""
     found = []
     for document in DOCUMENTS:
-        for number, code in enumerate(re.findall(rf"```{language}\n(.*?)```", document.read_text(), re.S)):
-            found.append((f"{document.name}-{number}", code))
+        name = document.relative_to(ROOT).as_posix().removeprefix("docs/")
+        fences = [fence for fence in FENCE.finditer(document.read_text()) if fence["language"] == language]
+        found += [(f"{name}-{number}", fence["code"]) for number, fence in enumerate(fences) if not fence["title"]]
     return found
 
 
@@ -36,13 +50,26 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(code: str, port: int) -> Iterator[subprocess.Popen[str]]:
-    program = [sys.executable, "-c", code.replace("9999", str(port))]
-    with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def running(code: str, port: int, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A program in a file of its own, beside certificates; it is killed with the block, if it goes on."""
+    with tempfile.TemporaryDirectory() as directory:
+        program = pathlib.Path(directory, "program.py")
+        program.write_text(code.replace("9999", str(port)))
+        for certificate in (CA, SERVER):
+            shutil.copy(certificate, directory)
+        with subprocess.Popen(
+            [sys.executable, *(["-m", "pytest", "-q"] if "def test_" in code else []), program, *arguments],
+            cwd=directory,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **QUICK_PYTEST, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
 
 def connected(process: subprocess.Popen[str], port: int) -> socket.socket:
@@ -56,47 +83,167 @@ def connected(process: subprocess.Popen[str], port: int) -> socket.socket:
 
 
 def ends_well(process: subprocess.Popen[str]) -> None:
-    _, told = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, told
+    output, told = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output + told
+
+
+def prints(process: subprocess.Popen[str], lines: list[str]) -> None:
+    """Its next lines are these."""
+    assert process.stdout is not None
+    timer = threading.Timer(PATIENCE, process.kill)
+    timer.start()
+    printed = [process.stdout.readline().rstrip("\n") for _ in lines]
+    timer.cancel()
+    assert printed == lines, process.poll() is not None and process.stderr and process.stderr.read()
 
 
 def is_server(code: str) -> bool:
     return ("TCPServer" in code and "TCPClient" not in code) or "start_server(" in code
 
 
+def needs_a_screen(code: str) -> bool:
+    return "import tkinter" in code or "import pygame" in code
+
+
 PYTHON = blocks("python")
 HISOCK_SERVER = next(code for _, code in PYTHON if "hisock.start_server(" in code)
+ECHO_SERVER = (ROOT / "examples" / "callback_echo_server.py").read_text()
 SERVERS = [pytest.param(code, id=name) for name, code in PYTHON if is_server(code)]
-OTHERS = [pytest.param(code, id=name) for name, code in PYTHON if not is_server(code)]
+OTHERS = [pytest.param(code, id=name) for name, code in PYTHON if not is_server(code) and not needs_a_screen(code)]
+
+
+def test_all_python_in_the_documents_is_marked_as_such() -> None:
+    for document in DOCUMENTS:
+        languages = {fence["language"] for fence in FENCE.finditer(document.read_text())}
+        assert languages.isdisjoint({"", "py", "python3"}), document
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for document in (*DOCUMENTS, ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"):
+        for link in LINK.finditer(FENCE.sub("", document.read_text())):
+            assert (document.parent / link["path"]).exists(), f"{document.name}: {link['path']}"
 
 
 @pytest.mark.parametrize("code", SERVERS)
 def test_servers_in_the_documents_serve(code: str) -> None:
     port = free_port()
-    # A server block that ends would end its process before anybody can connect.
-    with (
-        running(code + "\nimport threading\nthreading.Event().wait()", port) as process,
-        connected(process, port) as sock,
-    ):
+    if "input(" not in code and "SIGTERM" not in code:  # it would end before anybody can connect
+        code += "\nimport threading\nthreading.Event().wait()"
+    with running(code, port) as process, connected(process, port) as sock:
         if "start_server(" in code:
             with hisock.connect(("127.0.0.1", port)) as client:
                 client.send("greet", "world")
                 assert client.recv("greeting", str, timeout=PATIENCE) == "Hello world"
         elif "on_receive" in code or "while True" in code:
             sock.sendall(b"hello")
-            assert sock.recv(100) == b"hello"
+            assert sock.recv(100).lower() == b"hello"
+        if "SIGTERM" in code:
+            process.terminate()
+            ends_well(process)
 
 
-@pytest.mark.parametrize(
-    "code", [pytest.param(code, id=name) for name, code in blocks("python") if not is_server(code)]
-)
+@pytest.mark.parametrize("code", OTHERS)
 def test_clients_in_the_documents_talk(code: str) -> None:
     port = free_port()
-    echo = (ROOT / "examples" / "callback_echo_server.py").read_text()
-    with running(HISOCK_SERVER if "hisock" in code else echo, port) as server:
+    with contextlib.ExitStack() as others:
+        if "9999" in code:  # else it has a server of its own
+            server = others.enter_context(running(HISOCK_SERVER if "hisock" in code else ECHO_SERVER, port))
+            connected(server, port).close()
+        with running(code, port) as program:
+            ends_well(program)
+
+
+@pytest.fixture(scope="session")
+def screen() -> Iterator[str]:
+    """A display of an X server without a screen."""
+    program = shutil.which("Xvfb")
+    if program is None:
+        pytest.skip("Xvfb is not installed: apt-get install xvfb")
+    reading, writing = os.pipe()
+    command = [program, "-displayfd", str(writing), "-screen", "0", "640x480x24", "-nolisten", "tcp"]
+    with subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL) as server:
+        os.close(writing)
+        with open(reading) as told:
+            number = told.readline().strip()  # it ends, or says which display it has
+        yield f":{number}"
+        server.terminate()
+
+
+@contextlib.contextmanager
+def window(kind: str, **environment: str) -> Iterator[socket.socket]:
+    """The program of the page for windows, connected to this socket. When that is closed, it has to end."""
+    (code,) = (code for name, code in PYTHON if name.startswith("howto/gui.md") and f"import {kind}" in code)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        with running(code, listener.getsockname()[1], **environment) as program:
+            with listener.accept()[0] as sock:
+                sock.settimeout(PATIENCE)
+                yield sock
+            ends_well(program)
+
+
+def line_from(sock: socket.socket) -> bytes:
+    with sock.makefile("rb") as stream:
+        return stream.readline()
+
+
+def test_a_window_of_tkinter_shows_what_comes(screen: str) -> None:
+    pytest.importorskip("tkinter", reason="this Python has no tkinter")
+    with window("tkinter", DISPLAY=screen) as sock:
+        for number in (1, 2):
+            sock.sendall(b"hello\n")
+            assert line_from(sock) == b"%d shown\n" % number
+
+
+def test_a_game_of_pygame_moves_what_the_server_says() -> None:
+    if importlib.util.find_spec("pygame") is None:
+        pytest.skip('pygame-ce is not installed: pip install -e ".[test]"')
+    with window("pygame", SDL_VIDEODRIVER="dummy", SDL_AUDIODRIVER="dummy") as sock:
+        for place in (b"50 60\n", b"70 80\n"):
+            sock.sendall(place)
+            assert line_from(sock) == place
+
+
+def files_of(page: str) -> dict[str, str]:
+    """What a page of the first steps has you save, and says that you will see, by title."""
+    fences = FENCE.finditer((DOCS / "start" / page).read_text())
+    return {fence["title"]: fence["code"] for fence in fences if fence["title"]}
+
+
+@pytest.mark.parametrize("page", ["polled.md", "callbacks.md", "hpx.md"])
+def test_who_follows_the_first_steps_sees_what_the_page_says(page: str) -> None:
+    port = free_port()
+    files = files_of(page)
+    with running(files["server.py"], port) as server:
+        prints(server, files["server.py prints"].splitlines()[:1])
+        connected_by_itself = files["server.py prints"].splitlines()[1:]
+        with running(files["client.py"], port) as client:
+            output, errors = client.communicate(timeout=PATIENCE)
+        assert (output, client.returncode) == (files["client.py prints"], 0), errors
+        prints(server, connected_by_itself)
+
+
+def test_the_chat_of_the_first_steps() -> None:
+    port = free_port()
+    files = files_of("hisock.md")
+    seen = files["client.py prints"].splitlines()
+    with running(files["server.py"], port) as server, contextlib.ExitStack() as clients:
         connected(server, port).close()
-        with running(code, port) as client:
-            ends_well(client)
+        ann = clients.enter_context(running(files["client.py"], port, "Ann", "red"))
+        prints(ann, seen[:1])
+        cleo = clients.enter_context(running(files["client.py"], port, "Cleo", "blue"))
+        prints(cleo, ["Cleo came in"])
+        bob = clients.enter_context(running(files["client.py"], port, "Bob", "red"))
+        prints(ann, seen[1:2])
+        assert ann.stdin is not None
+        ann.stdin.write("hello\n")
+        ann.stdin.flush()
+        prints(ann, seen[2:3])
+        prints(bob, seen[1:3])
+        ends_well(bob)
+        prints(ann, seen[3:])
+        assert cleo.communicate(timeout=PATIENCE) == ("", "")
+        ends_well(ann)
 
 
 @pytest.mark.parametrize("name", ["polled_echo_server.py", "callback_echo_server.py"])
