@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from . import TCPClient, TCPServer, __version__, hisock, self_signed
 from .certificates import DAYS, HOSTNAMES
+from .check import command as check
 from .errors import SimpleSocketsError
 from .hpx import command as hpx
 
@@ -223,6 +224,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--renew", action="store_true", help="make another one even if that which is there is good")
     command.set_defaults(run=certificate)
 
+    check.add_command(commands)
     hpx.add_command(commands)
     return top
 

@@ -51,11 +51,18 @@ PURE = [
     "hisock/casting",
     "hisock/protocol",
     "hisock/groups",
+    "check/vocabulary",
+    "check/facts",
+    "check/reader",
+    "check/signatures",
+    "check/rules",
 ]
 IMPURE_MODULES = {"socket", "select", "selectors", "threading", "time", "random", "secrets", "ssl", "asyncio", "os"}
 SOCKET_USERS = ["errors", "transport", "tls", "engine", "client", "server"]
 LAYERS = ["hisock", "hpx"]
 """Protocols in packages of their own, built on the client and the server."""
+TOOLS = ["check"]
+"""Packages that stand alone."""
 HPX_ORDER = [
     "exceptions",
     "codec",
@@ -118,7 +125,7 @@ def file(name: str) -> Path:
 
 def test_every_file_has_its_place() -> None:
     assert {path.stem for path in PACKAGE.glob("*.py")} == {*ORDER, *OLD_PATHS, *PROGRAMS}
-    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} <= set(LAYERS)
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} <= {*LAYERS, *TOOLS}
 
 
 @pytest.mark.parametrize("name", ORDER)
@@ -171,7 +178,9 @@ def test_imports_of_hpx_point_one_way_only(name: str) -> None:
 def test_layers_are_built_on_the_engine_and_not_on_each_other(path: Path) -> None:
     own = path.relative_to(PACKAGE).parts[0]
     if own != "__main__.py":
-        assert internal(path) & set(LAYERS) <= {own}
+        assert internal(path) & {*LAYERS, *TOOLS} <= {own}
+    if own in TOOLS:
+        assert internal(path) <= {own}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
