@@ -79,7 +79,7 @@ def outside(text: str, home: pathlib.Path) -> list[pathlib.Path]:
 def uri_of(path: pathlib.Path) -> str:
     """The page, or the file of docs/, that shows a file."""
     if path.is_relative_to(DOCS):
-        return path.relative_to(DOCS).as_posix()
+        return (path / "index.md" if path.is_dir() else path).relative_to(DOCS).as_posix()
     name = path.relative_to(ROOT).as_posix()
     return f"source/{name}/index.md" if path.is_dir() else PAGES.get(name, f"source/{name}.md")
 

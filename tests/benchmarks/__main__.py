@@ -1,7 +1,7 @@
 """Benchmarks of this package, by hand: the test suite runs none of them.
 
     python -m tests.benchmarks [--only NAME ...] [--seconds S] [--rounds R] [--quick] [--awake]
-                               [--json FILE] [--plot FILE.png] [--growth FILE.png [--from FILE]]
+                               [--json FILE] [--plot FILE.png] [--growth FILE.png] [--from FILE ...]
 
 What is compared: servers built on this package, by callback and by polling, with a thread per client and with
 the pool, from one client to 5,000, beside a bare thread per client, what the standard library offers, uvloop
@@ -9,8 +9,8 @@ and release 0.4.0 of simplesockets; then clients, bulk transfers, connection rat
 clients beside some whose callbacks sleep, a loop that draws frames, remote calls by HPX, and commands of HiSock
 beside release 2.0.2 of hisock and python-socketio. `--list` names all of it, and `--only` takes the names, or
 beginnings of names, of scenarios and of contestants. `--quick` is for a first look: one short round.
-`--growth` draws what a client costs as there are more of them, from what was just measured or, with `--from`, from
-what an earlier run wrote with `--json`.
+`--plot` draws the medians, `--growth` what a client costs as there are more of them: from what was just measured or,
+with `--from`, from what earlier runs wrote with `--json` (of these, too, `--only` picks scenarios).
 
 How: each server runs in a process of its own and the load comes from another one, compiled from `loadgen.c`
 where there is a C compiler. In every round everybody has a turn, in another order each time. Shown are
@@ -36,13 +36,15 @@ import os
 import pathlib
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from . import growth, load, plot, scenarios
 from .awake import awake_cores
 from .scenarios import SCENARIOS, Outcome, Scenario, Settings
 
 Results = list[tuple[Scenario, list[Outcome]]]
+FROM = "read what --json wrote, measure nothing"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -55,21 +57,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write all figures of all rounds")
     parser.add_argument("--plot", type=pathlib.Path, metavar="FILE.png", help="draw the medians (needs matplotlib)")
     parser.add_argument("--growth", type=pathlib.Path, metavar="FILE.png", help="draw the figures over the clients")
-    parser.add_argument("--from", dest="source", type=pathlib.Path, metavar="FILE", help="read JSON, measure nothing")
+    parser.add_argument("--from", dest="sources", nargs="+", default=[], type=pathlib.Path, metavar="FILE", help=FROM)
     parser.add_argument("--awake", action="store_true", help="keep the cores from sleeping (Linux)")
     options = parser.parse_args(arguments)
     if options.seconds is not None and not 0.05 <= options.seconds <= 600:
         parser.error("--seconds is from 0.05 to 600")
     if options.rounds is not None and not 1 <= options.rounds <= 100:
         parser.error("--rounds is from 1 to 100")
-    if options.source is not None and options.growth is None:
-        parser.error("--from is for --growth: nothing else is made from an earlier run")
+    if options.sources and not (options.growth or options.plot):
+        parser.error("--from is for --growth and --plot: nothing else is made from an earlier run")
     for target in filter(None, (options.json, options.plot, options.growth)):
         if not target.absolute().parent.is_dir():
             parser.error(f"there is no directory for {target}")
     if unknown := [name for name in options.only if not _scenarios(name) and not _contestants(name)]:
         parser.error(f"nothing is called {', '.join(unknown)}: see --list")
-    if options.growth and not options.source and not any(_grows(scenario) for scenario, _ in selection(options.only)):
+    if options.growth and not options.sources and not any(_grows(scenario) for scenario, _ in selection(options.only)):
         parser.error("--growth needs some of the scenarios echo-…x64B")
     return options
 
@@ -221,17 +223,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.plot is not None or options.growth is not None:
             plot.require_matplotlib()  # now, not at the end
-        return draw_again(options.source, options.growth) if options.source is not None else run(options)
+        return draw_again(options) if options.sources else run(options)
     except plot.NoPlot as reason:
         print(reason, file=sys.stderr)
         return 1
 
 
-def draw_again(source: pathlib.Path, target: pathlib.Path) -> int:
-    """The picture of an earlier run."""
-    document = growth.read(source)
-    growth.draw(document, caption(document["machine"], Settings(**document["settings"])), target)
+def draw_again(options: argparse.Namespace) -> int:
+    """Pictures of earlier runs."""
+    documents = [growth.read(source) for source in options.sources]
+    first = documents[0]
+    loads = " and ".join(str(document["machine"]["load_average"]) for document in documents)
+    told = caption({**first["machine"], "load_average": loads}, Settings(**first["settings"]))
+    measured = [scenario for document in documents for scenario in document["scenarios"]]
+    if options.growth is not None:
+        growth.draw({**first, "scenarios": measured}, told, options.growth)
+    if options.plot is not None:
+        plot.draw(_chosen(measured, options.only), told, options.plot)
     return 0
+
+
+def _chosen(measured: Sequence[Mapping[str, Any]], only: Sequence[str]) -> Results:
+    wanted = {scenario.name: scenario for scenario, _ in selection(only)}
+    return [(wanted[each["name"]], _outcomes(each)) for each in measured if each["name"] in wanted]
+
+
+def _outcomes(measured: Mapping[str, Any]) -> list[Outcome]:
+    return [Outcome(each["contestant"], each["rounds"], each["notes"]) for each in measured["results"]]
 
 
 def run(options: argparse.Namespace) -> int:

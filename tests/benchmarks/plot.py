@@ -28,14 +28,15 @@ def require_matplotlib() -> Any:
 
 def draw(results: Sequence[tuple[Scenario, list[Outcome]]], caption: str, target: pathlib.Path) -> None:
     pyplot = require_matplotlib()
-    rows = -(-len(results) // COLUMNS)
-    figure, grid = pyplot.subplots(rows, COLUMNS, figsize=(6.5 * COLUMNS, 3.2 * rows), squeeze=False)
+    columns = COLUMNS if len(results) >= COLUMNS else 1  # a few are readable where there is little room
+    rows = -(-len(results) // columns)
+    figure, grid = pyplot.subplots(rows, columns, figsize=(6.5 * columns, 3.2 * rows), squeeze=False)
     panels = list(grid.flat)
     for panel, (scenario, outcomes) in zip(panels, results, strict=False):
         _draw_panel(panel, scenario, outcomes)
     for panel in panels[len(results) :]:
         panel.set_axis_off()
-    figure.suptitle(caption, fontsize=9)
+    figure.suptitle(caption, fontsize=9, wrap=True)
     figure.tight_layout()
     figure.savefig(target, dpi=110)
     pyplot.close(figure)
