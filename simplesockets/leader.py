@@ -26,6 +26,11 @@ leads first says whom it *serves* and then looks whether it still leads. Who tak
 looks whom the former leader serves: that connection is *held* by the former leader, and left alone, until it leaves.
 So at least one of them sees the other. That costs a message no lock.
 
+A poller *keeps* the lead while it handles what came, so that it comes in again without a lock. Anybody may take the
+lead then (another poller at once, the stand-by after a while), and the order is the same: who comes in says so first
+and then looks whether it still leads; who takes the lead from one who is not inside does so first, then looks whether
+that one came in, and gives it back then.
+
 A leader that finds a connection held *mutes* its socket, since the selector would report it again and again; who held
 it unmutes it.
 
@@ -64,7 +69,7 @@ SEARCH = 64
 
 _MORE = Step.MORE  # looked up once
 _BATCH = 256  # connections that one look at the selector reports at most
-_now = time.perf_counter
+_get_ident, _now = threading.get_ident, time.perf_counter
 
 if AVAILABLE:
     _IN, _LOOK = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
@@ -148,14 +153,21 @@ class Parked(Sleeper):
 
 
 class Term:
-    """One time of leading. ``outsider``: by a thread of the program's. ``works``: by a worker; nobody else may run
-    callbacks."""
+    """One time of leading.
 
-    __slots__ = ("holds", "outsider", "serving", "waits", "works")
+    Args:
+        works: by a worker; nobody else may run callbacks.
+        outsider: the number of the thread, if it is one of the program's. It keeps the lead while it handles what came,
+            so that to come in again costs no lock; but anybody may take the lead then.
+        release: ends its waiting (so it can hang on a bell).
+    """
 
-    def __init__(self, outsider: bool = False, works: bool = False) -> None:
+    __slots__ = ("holds", "outsider", "release", "serving", "waits", "works")
+
+    def __init__(self, *, works: bool = False, outsider: int = 0, release: Callable[[], None] = lambda: None) -> None:
         self.outsider = outsider
         self.works = works
+        self.release = release
         self.waits = False  # in the selector
         self.serving: Parked | None = None  # whom it steps, or is about to
         self.holds: Parked | None = None  # whom it stepped when it lost the lead
@@ -172,7 +184,6 @@ class ParkingLot:
     def __init__(self, bell: Bell, crew: Crew) -> None:
         self.polled = True
         """Whether items go to the mailbox and nowhere else, so that any thread may lead."""
-        self.waiting = False  # a poller that leads waits in the selector, and has to be woken
         self._bell = bell
         self._crew = crew
         self._lock = threading.RLock()  # protects who is parked, leads, stands by; never held across I/O or user code
@@ -180,7 +191,8 @@ class ParkingLot:
         self._closed = False
         self._parked: dict[int, Parked] = {}  # by descriptor
         self._leader: Term | None = None
-        self._terms: set[Term] = set()  # that have not ended; all but the leader's are of those that lost the lead
+        self._terms: set[Term] = set()  # of those inside: of the leader, but while it handles what came, and of those
+        # that lost the lead and have not left
         self._asked = False  # a poller wants the lead
         self._progress = 0  # rises with all that a leader does
         self._stand_by: Sleeper | None = None
@@ -317,7 +329,7 @@ class ParkingLot:
     def _take_lead(self, term: Term | None) -> None:
         # Under the lock. From whoever has it; what that one is in the middle of stays its own until it leaves.
         former, self._leader = self._leader, term
-        self._asked = self.waiting = False
+        self._asked = False
         if term is not None:
             self._terms.add(term)
         if former is not None and (busy := former.serving) is not None:
@@ -369,44 +381,70 @@ class ParkingLot:
         Returns:
             False, at once, if it may not lead, because another thread does.
         """
-        if not self.polled:
-            return False
-        if not 0 <= timeout < LONGEST_WAIT:
+        if not 0 <= timeout <= LONGEST_WAIT:
             timeout = LONGEST_WAIT
-        term = Term(True)
+        term = self._leader
+        if term is None or term.outsider != _get_ident() or term in self._terms:
+            term = self._come_in()
+            if term is None:
+                return False
+        waiting, terms = self._bell.waiting, self._terms
         try:
-            with self._lock:
-                if self._leader is not None or not self._open or self._closed or not self.polled:
-                    self._ask()
-                    return False
-                self._terms.add(term)
-                self._leader = term
-                self._asked = False
-                self._progress += 1
+            term.waits = True
+            terms.add(term)
+            if self._leader is term:
                 # Whoever changes a flag from now on wakes us; so the flags are looked at after this.
-                self.waiting = term.waits = True
-            if not ready():
-                events = self._epoll.poll(timeout, _BATCH)
-                if self._leader is term:
-                    self.waiting = False
+                waiting.add(term)
+                events = None if ready() else self._epoll.poll(timeout, _BATCH)
+                waiting.discard(term)
                 term.waits = False
                 if events:
-                    if self._dozing:
-                        self._rouse_stand_by()
                     self._serve(term, events)
-        finally:
-            term.waits = False  # a signal handler may have raised, in this thread of the program's
-            if term in self._terms:
-                try:  # not in a function of its own, which it could keep from being entered
+        finally:  # a signal handler may have raised, in this thread of the program's; and may do so again
+            try:
+                if term.waits:
+                    waiting.discard(term)
+                    term.waits = False
+                terms.discard(term)
+                if self._dozing:
+                    self._rouse_stand_by()
+                if self._leader is not term or term.serving is not None:
                     self._leave(term)
-                except BaseException:  # it raised (once more); but nobody else can do this
-                    self._leave(term)
-                    raise
+            except BaseException:
+                waiting.discard(term)
+                term.waits = False
+                self._leave(term)
+                raise
         return True
 
-    def _ask(self) -> None:
-        leader = self._leader
-        if leader is not None and not leader.outsider:  # who is no poller gives way
+    def _come_in(self) -> Term | None:
+        # The lead for the calling thread of the program's, unless another thread has it.
+        with self._lock:
+            former = self._leader
+            if not self.polled or not self._open or self._closed:
+                return None
+            if former is not None and (not former.outsider or self._is_inside(former)):
+                self._ask(former)
+                return None
+            term = Term(outsider=_get_ident(), release=self.wake)
+            return term if self._displace(former, term) else None
+
+    def _is_inside(self, term: Term) -> bool:
+        return term.waits or term in self._terms
+
+    def _displace(self, former: Term | None, term: Term) -> bool:
+        # Under the lock. Whom nobody asks may come in at any moment: it says so first, and then looks whether it still
+        # leads; here it is the other way round.
+        self._leader = term
+        if former is not None and self._is_inside(former):
+            self._leader = former
+            return False
+        self._asked = False
+        self._progress += 1
+        return True
+
+    def _ask(self, leader: Term) -> None:
+        if not leader.outsider:  # who is no poller gives way
             self._asked = True
             self.wake()
 
@@ -568,11 +606,17 @@ class ParkingLot:
     def _appoint(self, *, works: bool) -> Term | None:
         # A new leader, unless things go on.
         with self._lock:
-            if self._closed or (self._leader is not None and self._leader.waits):
+            former = self._leader
+            if self._closed or (former is not None and former.waits):
                 return None
-            term = Term(False, works)
-            self._take_lead(term)
-            self._progress += 1
+            term = Term(works=works)
+            if former is None or former in self._terms:
+                self._take_lead(term)
+                self._progress += 1
+            elif self._displace(former, term):
+                self._terms.add(term)
+            else:
+                return None
             return term
 
     def _lead_meanwhile(self, sleeper: Sleeper) -> None:

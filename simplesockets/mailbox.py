@@ -7,8 +7,8 @@ core, and, worse, holds the interpreter lock while the readers need it. So a fla
   :data:`QUICK` seconds between its reads (of any flag). A frame loop that looks once per frame never gets there.
 * A thread that spins and then handles what came spins on. So a pause that is no longer than :data:`BUSY` only costs
   it :data:`BUSY_COST` of its reads; a longer one, all of them.
-* A wait that ended by something that came is followed by :data:`AGAIN` reads that do not wait: a single look after
-  that was handled is no spin.
+* A wait that ended by something that came is followed by one read that does not wait: a single look after that was
+  handled is no spin.
 * It waits for at most :data:`LONGEST_WAIT`, then the read returns False after all: the loop's other work goes on.
 * Each server and each client has a :class:`Bell`. Whatever happens there rings it, and every thread that waits for
   that bell wakes. A thread that polls several objects waits for all their bells at once.
@@ -43,8 +43,6 @@ BUSY = 0.001
 """Seconds in which a thread that spins handles what came. Shorter than the pause of any frame loop."""
 BUSY_COST = 4
 """Quick reads that it has to make up for that."""
-AGAIN = 1
-"""False reads that a thread whose wait ended by something that came makes before it waits again."""
 LONGEST_WAIT = 0.05
 """Seconds that a False read takes at most."""
 LOOKS = 8
@@ -74,12 +72,13 @@ Found = TypeVar("Found")
 class _Poller:
     """What is known of a thread that polls."""
 
-    __slots__ = ("asleep", "gate", "last_read", "ours", "reads", "told")
+    __slots__ = ("asleep", "gate", "last_read", "ours", "reads", "served", "told")
 
     def __init__(self) -> None:
         self.asleep = False  # it hangs on some bells
         self.ours = False  # a thread of this package: it never waits in a flag
         self.last_read = 0.0  # time of the latest False read
+        self.served: Flag | None = None  # the one whose wait ended by something that came
         self.reads: dict[Flag, int] = {}  # False reads by flag since it began to spin, see pause()
         self.told: dict[Flag, tuple[int, int]] = {}  # which rise of a flag cut its waits short, and how often
         self.gate = threading.Lock()  # what the thread sleeps on; locked all the time but for a wake-up
@@ -173,17 +172,19 @@ def is_mine(lock: threading.RLock) -> bool:  # a function, before Python 3.13
     return owned
 
 
+class Sleeping(Hashable, Protocol):
+    """How a thread that hangs on a bell sleeps; a locked ``threading.Lock``, for one."""
+
+    def release(self) -> None:
+        """Wake it. RuntimeError: somebody else did."""
+
+
 class Leader(Protocol):
     """Lets a thread that would only wait read from the connections meanwhile (see leader.py)."""
-
-    waiting: bool
 
     def lead(self, timeout: float, ready: Callable[[], bool]) -> bool:
         """Read until something came, for ``timeout`` seconds at most (-1: for ever); False, at once, if another
         thread does."""
-
-    def wake(self) -> None:
-        """End the waiting of the thread that leads."""
 
 
 class Bell:
@@ -193,13 +194,11 @@ class Bell:
 
     def __init__(self) -> None:
         self.closed = False
-        self.waiting: set[threading.Lock] = set()
+        self.waiting: set[Sleeping] = set()
         self.leader: Leader | None = None
 
     def ring(self) -> None:
         """Wake everybody who waits. Cheap when nobody does."""
-        if self.leader is not None and self.leader.waiting:
-            self.leader.wake()
         if self.waiting:
             for gate in self.waiting.copy():  # in one step, whoever comes or goes meanwhile
                 try:
@@ -287,19 +286,24 @@ class Flag:
             thread: _Poller = _threads.poller
         except AttributeError:
             thread = _this_thread()
+        if thread.served is self:  # one look more, after what came was handled, is no spin yet
+            thread.served = None
+            return self._value
         if thread.ours or self._bell.closed:
             return self._value
-        pause = time.perf_counter() - thread.last_read
+        reads, now = thread.reads, time.perf_counter()
+        pause = now - thread.last_read
         if pause > QUICK:
             thread.pause(pause)
-        count = thread.reads.get(self, 0) + 1
+        count = reads.get(self, 0) + 1
         if count <= SPIN_READS + BUSY_COST:
-            thread.reads[self] = count
+            reads[self] = count
         if count > SPIN_READS:
             self._wait(thread)
-            if self._value:  # one look more, after what came was handled, is no spin yet
-                thread.reads[self] = SPIN_READS - AGAIN
-        thread.last_read = time.perf_counter()
+            if self._value:
+                thread.served = self
+            now = time.perf_counter()
+        thread.last_read = now
         return self._value
 
     def _is_settled(self) -> bool:
@@ -328,22 +332,18 @@ class EventQueue:
     nothing that matters is lost when the queue is bounded.
     """
 
-    def __init__(self, bell: Bell | None = None) -> None:
+    def __init__(self, bell: Bell | None = None, lock: threading.RLock | None = None) -> None:
         self._bell = Bell() if bell is None else bell
-        self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
+        # Protects what follows; never held across I/O or user code. A mailbox and its events have one in common.
+        self._lock = threading.RLock() if lock is None else lock
         self._events: list[Event] = []
         self._data_since: float | None = None  # a pending RECEIVED, newest of all; made an Event when one is asked for
 
-    def data_came(self, since: float) -> None:
-        """Received data is pending, since that time. The caller rings."""
-        self._data_since = since
-
     def data_gone(self) -> None:
-        """All received data was fetched."""
-        with self._lock:
-            self._data_since = None
-            if self._events:
-                self._events[:] = [event for event in self._events if event != RECEIVED]
+        """All received data was fetched. The caller holds the lock."""
+        self._data_since = None
+        if self._events:
+            self._events[:] = [event for event in self._events if event != RECEIVED]
 
     def _settle(self) -> list[Event]:
         since, self._data_since = self._data_since, None
@@ -464,11 +464,11 @@ class Mailbox:
 
     def __init__(self, bell: Bell, client_mark: int = CLIENT_MARK, total_mark: int = TOTAL_MARK) -> None:
         self.bell = bell
+        self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self.new_data = Flag(bell)
-        self.events = EventQueue(bell)
+        self.events = EventQueue(bell, self._lock)
         self.client_mark = client_mark
         self.total_mark = total_mark
-        self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._items = ReceivedList(self)
         self._held: dict[Hashable, int] = {}  # bytes by source
         self.total = 0
@@ -491,12 +491,13 @@ class Mailbox:
             full = held >= self.client_mark or self.total >= self.total_mark
             if full:
                 self._paused.add(source)
-            if not self.new_data._value:
-                self.new_data.rise()
-                self.events.data_came(item._stamp)
-        bell = self.bell
-        if bell.waiting or (bell.leader is not None and bell.leader.waiting):
-            bell.ring()
+            flag = self.new_data
+            if not flag._value:  # as flag.rise(), in one call less
+                self.events._data_since = item._stamp
+                flag._rises += 1
+                flag._value = True
+        if self.bell.waiting:
+            self.bell.ring()
         return full
 
     def has_room(self, source: Pausable) -> bool:

@@ -86,11 +86,11 @@ def test_a_former_leader_takes_no_wake_up_that_is_for_the_next_one() -> None:
     lot = some_lot()
     assert lot._set_up()
     try:
-        former = leader.Term(outsider=True)
+        former = leader.Term(outsider=1)
         lot._take_lead(former)
         lot.wake()
         events = lot._epoll.poll(1)
-        next_one = leader.Term(outsider=True)
+        next_one = leader.Term(outsider=1)
         lot._take_lead(next_one)
         lot.wake()  # for the next one, who is about to wait
         lot._serve(former, events)  # the former goes on
@@ -307,7 +307,7 @@ def test_a_signal_handler_may_raise_anywhere_in_the_thread_that_leads(engine: st
         lot = lot_of(server)
 
         def leave(sock: socket.socket) -> None:
-            wait_until(lambda: lot.waiting, "the poller to lead")
+            wait_until(lambda: lot._bell.waiting, "the poller to lead")
             sock.shutdown(socket.SHUT_WR)
 
         for number in range(1, 60):

@@ -420,7 +420,7 @@ def test_close_in_a_signal_handler_of_the_thread_that_leads() -> None:
         def converse() -> None:
             talk(sock, 50)
             answered.set()
-            wait_until(lambda: server._mailbox.bell.leader and server._mailbox.bell.leader.waiting, "a leader")
+            wait_until(lambda: server._mailbox.bell.waiting, "a leader")
             signal.pthread_kill(main, signal.SIGUSR1)
 
         main = threading.get_ident()

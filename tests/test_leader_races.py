@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -93,7 +94,7 @@ def test_the_stand_by_notices_that_its_own_client_left_while_it_leads(monkeypatc
 
         monkeypatch.setattr(connection.Connection, "step", slow_step)
         park(server, sock)
-        wait_until(lambda: lot._leader is not None and lot._leader.outsider and lot.waiting, "the poller to lead")
+        wait_until(lambda: lot._leader is not None and lot._leader.outsider and lot._leader.waits, "the poller to lead")
         sock.shutdown(socket.SHUT_WR)
         gate.wait_arrived()
         wait_until(lambda: lot._leader is not None and not lot._leader.outsider and lot._leader.waits, "the stand-by")
@@ -228,3 +229,128 @@ def test_a_poller_that_was_held_up_before_it_waits_survives_close(monkeypatch: p
         held.open()
         reader.join(PATIENCE)
     assert not failures
+
+
+# ------------------------------------------------------------------------------------ a lead that a poller keeps
+
+
+@pytest.fixture
+def lot() -> Iterator[leader.ParkingLot]:
+    lot = some_lot()
+    assert lot._set_up()
+    yield lot
+    lot.close()
+    assert not lot._open, "it counts on somebody who left"
+
+
+def lead_elsewhere(lot: leader.ParkingLot) -> bool:
+    led: list[bool] = []
+    thread = threading.Thread(target=lambda: led.append(lot.lead(0, lambda: False)))
+    thread.start()
+    thread.join(PATIENCE)
+    return led[0]
+
+
+class Watched(set[leader.Term]):
+    """Those inside; does something when one has come in."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self._meanwhile = meanwhile
+
+    def add(self, term: leader.Term) -> None:
+        super().add(term)
+        self._meanwhile()
+
+
+def test_a_poller_keeps_the_lead_while_it_handles_what_came(lot: leader.ParkingLot) -> None:
+    assert lot.lead(0, lambda: False)
+    kept = lot._leader
+    assert kept is not None
+    assert not lot._terms
+    assert not lot._bell.waiting
+    assert lot.lead(0, lambda: False)
+    assert lot._leader is kept
+
+
+def test_a_lead_that_is_only_kept_is_free_for_others(lot: leader.ParkingLot) -> None:
+    assert lot.lead(0, lambda: False)
+    kept = lot._leader
+    assert lead_elsewhere(lot)
+    assert lot._leader is not kept
+    assert lot.lead(0, lambda: False)
+
+
+def test_nobody_else_leads_while_a_poller_is_inside(lot: leader.ParkingLot) -> None:
+    led: list[bool] = []
+
+    def others_try() -> bool:
+        led.extend((lead_elsewhere(lot), lot.lead(0, lambda: False)))  # the latter in a signal handler, say
+        return False
+
+    assert lot.lead(0, others_try)
+    assert led == [False, False]
+
+
+@pytest.mark.parametrize("another", [leader.ParkingLot._come_in, lambda lot: lot._appoint(works=False)])
+def test_a_poller_that_comes_in_at_this_moment_keeps_the_lead(
+    lot: leader.ParkingLot, monkeypatch: pytest.MonkeyPatch, another: Callable[[leader.ParkingLot], leader.Term | None]
+) -> None:
+    assert lot.lead(0, lambda: False)
+    kept = lot._leader
+    assert kept is not None
+    displace = lot._displace
+
+    def comes_in(former: leader.Term | None, term: leader.Term) -> bool:
+        kept.waits = True  # it says so first, and looks whether it leads when the other one has put itself there
+        return displace(former, term)
+
+    monkeypatch.setattr(lot, "_displace", comes_in)
+    assert another(lot) is None
+    assert lot._leader is kept
+    assert not lot._terms
+    kept.waits = False
+
+
+@pytest.mark.parametrize(
+    "loses", [lead_elsewhere, lambda lot: lot._appoint(works=False), lambda lot: lot.set_polled(False)]
+)
+def test_a_poller_that_lost_the_lead_it_kept_does_not_wait(
+    lot: leader.ParkingLot, loses: Callable[[leader.ParkingLot], object]
+) -> None:
+    assert lot.lead(0, lambda: False)
+    kept = lot._leader
+    assert kept is not None
+    former = lot._terms
+
+    def lose() -> None:
+        lot._terms = former
+        lot._take_lead(None)  # before it said that it comes in
+        loses(lot)
+
+    lot._terms = Watched(lose)
+    assert lot.lead(PATIENCE, lambda: pytest.fail("it goes on to wait"))
+    assert kept not in lot._terms
+    assert not lot._bell.waiting
+    for term in [*lot._terms]:
+        lot._leave(term)
+
+
+def test_close_at_the_moment_in_which_a_poller_comes_in_leaves_nothing_open() -> None:
+    lot = some_lot()
+    assert lot._set_up()
+    assert lot.lead(0, lambda: False)
+    lot._terms = Watched(lot.close)
+    assert lot.lead(PATIENCE, lambda: False)
+    assert not lot._open
+    assert not lot.lead(PATIENCE, lambda: False)
+
+
+def test_a_handler_that_raises_while_the_leader_waits_leaves_nobody_inside(lot: leader.ParkingLot) -> None:
+    def interrupted() -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lot.lead(PATIENCE, interrupted)
+    assert not lot._terms
+    assert not lot._bell.waiting
+    assert lead_elsewhere(lot)

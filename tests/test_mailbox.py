@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from simplesockets import mailbox as mailbox_module
 from simplesockets.events import CONNECTED, DISCONNECT, EXCEPTION, RECEIVED, Event, ReceivedBytes
 from simplesockets.mailbox import (
-    AGAIN,
     BUSY,
     BUSY_COST,
     EVENTS_KEPT,
@@ -35,6 +34,7 @@ from simplesockets.mailbox import (
     Flag,
     Item,
     Mailbox,
+    Sleeping,
     is_own_thread,
     mark_own_thread,
 )
@@ -141,13 +141,13 @@ def ends(work: Work) -> bool:
     return joined(started(work), SOON)
 
 
-class Hooked(set[threading.Lock]):
+class Hooked(set[Sleeping]):
     """In the place of a bell's set of waiting threads: does something just before or after a thread hangs itself on."""
 
     def __init__(self, before: Work = lambda: None, after: Work = lambda: None) -> None:
         self.before, self.after = before, after
 
-    def add(self, gate: threading.Lock) -> None:
+    def add(self, gate: Sleeping) -> None:
         """Hang it on."""
         self.before()
         super().add(gate)
@@ -288,7 +288,7 @@ def test_who_spins_and_handles_what_came_spins_on(clock: Clock) -> None:
         wait_until(lambda: not flag._value, "the flag to be handled")
     assert joined(threads)
     assert reads[0] == 0
-    assert max(reads) <= AGAIN + BUSY_COST
+    assert max(reads) <= 1 + BUSY_COST
 
 
 @pytest.mark.usefixtures("_long_waits")
@@ -590,10 +590,8 @@ class FakeLeader:
     """Leads, or does not, and notes what it was asked."""
 
     def __init__(self, may_lead: bool) -> None:
-        self.waiting = False
         self.may_lead = may_lead
         self.timeouts: list[float | None] = []
-        self.woken = 0
 
     def lead(self, timeout: float | None, ready: Callable[[], bool]) -> bool:
         """Say whether it did."""
@@ -601,9 +599,16 @@ class FakeLeader:
         self.timeouts.append(timeout)
         return self.may_lead
 
-    def wake(self) -> None:
-        """Count."""
-        self.woken += 1
+
+class Told:
+    """Hangs on a bell. A leader that waits does, too."""
+
+    def __init__(self, woken: Callable[[], object]) -> None:
+        self._woken = woken
+
+    def release(self) -> None:
+        """Tell."""
+        self._woken()
 
 
 @pytest.mark.usefixtures("clock", "_long_waits", "_no_spinning_first")
@@ -643,12 +648,7 @@ def test_the_bell_rings_after_what_it_rings_for(
     box = Mailbox(Bell())
     found: list[bool] = []
 
-    class Looking(FakeLeader):
-        def wake(self) -> None:
-            found.append(is_there(box))
-
-    box.bell.leader = leader = Looking(may_lead=True)
-    leader.waiting = True
+    box.bell.waiting.add(Told(lambda: found.append(is_there(box))))
     happen(box)
     assert found == [True]
 
@@ -657,26 +657,11 @@ def test_the_bell_rings_under_no_lock() -> None:
     box = Mailbox(Bell())
     free: list[bool] = []
 
-    class Nosy(FakeLeader):
-        def wake(self) -> None:
-            free.append(are_free(box._lock, box.events._lock))
-
-    box.bell.leader = leader = Nosy(may_lead=True)
-    leader.waiting = True
+    box.bell.waiting.add(Told(lambda: free.append(are_free(box._lock, box.events._lock))))
     put(box, Source())
     box.events.happened(CONNECTED)
     box.events.happened_once(EXCEPTION)
     assert free == [True] * 3
-
-
-def test_a_ring_wakes_a_leader_that_waits() -> None:
-    bell = Bell()
-    bell.leader = leader = FakeLeader(may_lead=True)
-    bell.ring()
-    assert leader.woken == 0
-    leader.waiting = True
-    bell.ring()
-    assert leader.woken == 1
 
 
 # --------------------------------------------------------------------------------------------------- the mailbox
