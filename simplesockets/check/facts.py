@@ -197,6 +197,15 @@ _SIMPLESOCKETS = [
         "not manual",
     ),
     Fact(
+        "callback-method",
+        "simplesockets",
+        "differs",
+        "a method `on_connect`, `on_disconnect` or `on_receive` in a subclass",
+        "it is never called: the argument of `setup()`, or None, hides it",
+        "it is the callback, unless `setup()` is given another",
+        "Leave it if it is meant to be called, or give it another name",
+    ),
+    Fact(
         "default-ip",
         "simplesockets",
         "differs",

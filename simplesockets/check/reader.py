@@ -270,6 +270,7 @@ class Reader:
             self._block(statement.body)
             for name, values in scope.names.items():
                 self._known.learn(self._known.members, (tag, name), values)
+        self._rules.subclassed(statement, made, scope.names, self._known)
         self._bind(statement.name, frozenset({tag}))
 
     def _follow_Return(self, statement: ast.Return) -> None:

@@ -6,7 +6,7 @@ The reader tells of every place that may matter, with the kinds of the values th
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -348,6 +348,15 @@ class Rules:
             known.pass_on(tag, [frozenset({each}) for each in CALLBACK_ARGUMENTS.get((kind, name, count), ())])
             if kind == "TCPServer" and len(forms) > 1:
                 self._several_forms(node, name, takes, forms)
+
+    def subclassed(self, statement: ast.ClassDef, kinds: Values, names: Mapping[str, Values], known: Knowledge) -> None:
+        """A class is defined, whose instances are of these kinds, with these names in it."""
+        for kind in kinds & set(CALLBACKS):
+            for node in statement.body:
+                if isinstance(node, ast.FunctionDef) and node.name in CALLBACKS[kind] and node.name != "handle_client":
+                    self._report("simplesockets:callback-method", node, f"`{node.name}()` as a method of a subclass")
+                    own = frozenset(each.replace("func:", "bound:", 1) for each in names[node.name])
+                    self._callback(node, kind, node.name, own, known)
 
     def _several_forms(self, node: ast.AST, name: str, takes: Arity, forms: tuple[int, ...]) -> None:
         longest = forms[0]

@@ -157,6 +157,14 @@ found["send-raises"] = attempt(lambda: late.send_data(b"x"))
 found["killed"] = attempt(lambda: server.killed())
 found["exception-flag"] = attempt(lambda: server.exception)
 found["callback"] = attempt(lambda: simple.TCPServer().setup("127.0.0.1", 0, on_connect=lambda: 0))
+
+class Sub(simple.TCPServer):
+    def on_connect(self, client):
+        pass
+
+sub = Sub()
+sub.setup("127.0.0.1", 0)
+found["callback-method"] = sub.on_connect
 secure, other = SecureServer(), SecureClient()
 found["secure-server"] = attempt(lambda: secure.setup("127.0.0.1", 0, keysize=1024))
 found["keysize"] = secure.privatekey.size_in_bits()
@@ -278,6 +286,7 @@ SIMPLESOCKETS_DOES: dict[str, object] = {
     "killed": "TypeError",
     "exception-flag": "AttributeError",
     "callback": None,
+    "callback-method": None,
     "secure-server": None,
     "keysize": 1024,
     "secure-keys": [32, True, True],
@@ -526,6 +535,21 @@ def test_the_longest_form_of_a_callback_wins() -> None:
     with running_server(handle_client=serve) as server, raw_client(server):
         wait_until(lambda: len(given) == 2)
     assert given == [3, 2]
+
+
+@backs("simplesockets:callback-method")
+def test_a_method_of_a_subclass_is_a_callback() -> None:
+    came: list[object] = []
+
+    class Sub(TCPServer):
+        def on_connect(self, address: object) -> None:
+            came.append(address)
+
+    server = Sub()
+    server.setup(HOST, 0)
+    with server, raw_client(server) as sock:
+        wait_until(lambda: came)
+        assert came == [sock.getsockname()]
 
 
 @backs("simplesockets:default-ip")

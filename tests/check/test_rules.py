@@ -1,11 +1,10 @@
 """Each rule reports what it is about, where it is, and nothing else: small programs, and what is expected of each line.
 
-A line that ends with ``#! key`` is to be reported for that fact, one that has no such mark for none.
+A line that ends with ``#! key`` is to be reported for that fact (or those facts), one that has no such mark for none.
 """
 
 from __future__ import annotations
 
-import re
 import textwrap
 
 import pytest
@@ -109,10 +108,16 @@ PROGRAMS = {
         "from simplesockets import TCPServer\nclass S(TCPServer):\n    def serve(self):\n"
         "        self.setup('h', on_receive=self.got, on_connect=self.came) #! callback\n"
         "    def got(self, client, received):\n        pass\n    def came(self):\n        pass",
+        f"{IMPORT}class S(TCPServer):\n    def on_connect(self): #! callback callback-method\n        pass",
         f"{SERVER}def f(*, key):\n    pass\nserver.on_connect = f #! callback",
         f"{SERVER}server.on_connect = print\nserver.on_receive = None\nserver.on_receive = lambda a, b, c, d=1: 0",
         f"{SERVER}class A:\n    @staticmethod\n    def f(a):\n        pass\nserver.on_connect = A().f",
         f"{SERVER}import functools\n@functools.lru_cache\ndef f():\n    pass\nserver.on_connect = f",
+    ],
+    "simplesockets:callback-method": [
+        f"{IMPORT}class S(TCPServer):\n    def on_receive(self, client, data): #! callback-method\n        pass",
+        f"{IMPORT}class S(TCPServer):\n    def on_connected(self):\n        pass",
+        "class A:\n    def on_connect(self):\n        pass",
     ],
     "simplesockets:callback-open": [
         f"{SERVER}server.on_receive = lambda *args: 0 #! callback-open",
@@ -262,7 +267,7 @@ def wrong(program: str) -> list[Finding]:
 
 def expected(program: str) -> list[tuple[int, str]]:
     lines = enumerate(program.splitlines(), 1)
-    return [(number, mark[1]) for number, line in lines if (mark := re.search(r"#! (\S+)$", line))]
+    return [(number, key) for number, line in lines for key in line.partition("#! ")[2].split()]
 
 
 @pytest.mark.parametrize("program", CASES)
