@@ -616,8 +616,8 @@ def test_a_thousand_clients_at_once() -> None:
         wait_until(lambda: not server.clients)
 
 
-@pytest.mark.parametrize("polled", [True, False])
-def test_ten_thousand_clients_that_come_and_go_leave_nothing(polled: bool) -> None:
+@pytest.mark.parametrize(("polled", "clients"), [(True, 3000), (False, 10_000)])
+def test_thousands_of_clients_that_come_and_go_leave_nothing(polled: bool, clients: int) -> None:
     setup: dict[str, Any] = {} if polled else {"on_receive": echo}
 
     def cycle(times: int) -> None:
@@ -632,12 +632,12 @@ def test_ten_thousand_clients_that_come_and_go_leave_nothing(polled: bool) -> No
         gc.collect()
         threads, descriptors = threading.active_count(), open_descriptors()
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        cycle(9000)
+        cycle(clients - 1000)
         wait_until(lambda: not server.clients)
         wait_until(lambda: threading.active_count() <= threads + 1)
         wait_until(lambda: open_descriptors() <= descriptors + 4)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
-        assert grown < 8 * 1024, f"{grown} KiB more memory"
+        assert grown < 0.9 * (clients - 1000), f"{grown} KiB more memory"
 
 
 STARVED = """
