@@ -24,11 +24,13 @@ from ..timing import Deadline, check_seconds
 from ..tls import check_context
 from ..transport import SEND_TIMEOUT, check_count, check_port, wait_ready
 from .codec import LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
-from .exceptions import InvalidMessage
+from .exceptions import InvalidMessage, ServerError
 from .functions import Function, Functions
+from .local_sessions import LocalSessions
 from .protocol import Json, ServerCommand, to_json
+from .redis_node import RedisNode
 from .service import Reply, Service, Users, Version
-from .sessions import MAX_SESSIONS, SESSION_LIFESPAN, Sessions
+from .sessions import MAX_SESSIONS, SESSION_LIFESPAN
 
 log = logging.getLogger("simplesockets.hpx")
 
@@ -44,6 +46,8 @@ STALL = 5.0
 """Seconds after which a message that seemed complete, but for what gzip says, counts as damaged."""
 BROADCAST_TIME = 1.0
 """Seconds that each connection has to take a server command that is sent on to all."""
+HEARD_WITHIN = 5.0
+"""Seconds that a server waits to hear, by way of Redis, the command that it was given itself."""
 
 _RECV_BUFFER = 64 * 1024
 _QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
@@ -73,6 +77,10 @@ class Server:
         guest_allowed: whether one may come without credentials.
         users: passwords by user, or a function ``(user, password) -> bool``.
         session_lifespan: seconds that a session lives without a message; 0 is for ever.
+        sessions: the URL of a Redis in which sessions are kept, and by which ``serverquit`` and ``serverrestart`` reach
+            every server with the same URL: ``"redis://host:6379/0"``, ``rediss://`` or ``unix://``, with
+            ``?prefix=…`` for other keys than ``hpx:…``. What functions keep in ``context.data`` has to be something
+            that JSON can say then. None: in memory, for this server alone.
         version: what the greeting says: lists of three numbers for ``core``, ``db`` and ``torrent``.
         ssl_context: for TLS: ``ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)`` with the server's certificate
             (``load_cert_chain``).
@@ -95,6 +103,7 @@ class Server:
 
     Raises:
         TypeError, ValueError: an argument is of no use.
+        SetupError: ``sessions`` is given, and redis-py is missing.
 
     Everything may be called from any thread.
     """
@@ -108,6 +117,7 @@ class Server:
         guest_allowed: bool = True,
         users: Users | None = None,
         session_lifespan: float = SESSION_LIFESPAN,
+        sessions: str | None = None,
         version: Version | None = None,
         ssl_context: ssl.SSLContext | None = None,
         dev: bool = False,
@@ -139,6 +149,9 @@ class Server:
             to_json(dict(version))  # whether it can be said
         self.name = name
         self._functions = Functions()
+        self._shared: RedisNode | None = None
+        if sessions is not None:
+            self._shared = RedisNode(sessions, session_lifespan, max_sessions, self._told)
         self._service = Service(
             name,
             self._functions,
@@ -147,7 +160,7 @@ class Server:
             users={} if users is None else users,
             dev=dev,
             ready=ready,
-            sessions=Sessions(session_lifespan, max_sessions),
+            sessions=self._shared.sessions if self._shared else LocalSessions(session_lifespan, max_sessions),
             clock=clock,
             new_id=lambda: secrets.token_urlsafe(32),
         )
@@ -169,6 +182,7 @@ class Server:
         self._makes_room = False  # it is full, and looked at again soon
         self._obeying: threading.Thread | None = None  # carries a server command out
         self._ordered: TCPServer | None = None  # what it ends
+        self._asking: dict[str, tuple[bytes, Server_Client]] = {}  # who waits for a command that was announced
         self._closed = True  # by close(), so that a restart does not undo it
 
     # ----------------------------------------------------------------------------------------------- functions
@@ -217,7 +231,8 @@ class Server:
     # ------------------------------------------------------------------------------------------------ lifecycle
 
     def start(self) -> None:
-        """Listen, and serve in the background. Does nothing if it does already.
+        """Listen, and serve in the background. Does nothing if it does already. With ``sessions=`` Redis is looked for
+        first, for a few seconds at most; where it is away the server starts all the same.
 
         Raises:
             BindError, ResolveError: it cannot listen there; the message says why.
@@ -226,7 +241,21 @@ class Server:
             self._closed = False
             if self._tcp is None and self._over.is_set():
                 self._over = Latch()
-        self._listen()
+        if self._shared is None:
+            self._listen()
+        else:
+            self._listen_with(self._shared)
+
+    def _listen_with(self, shared: RedisNode) -> None:
+        obeying = self._obeying
+        if obeying is not None and not is_nested():
+            obeying.join()  # else a quit could end what is begun here
+        try:
+            shared.open()
+            self._listen()
+        finally:
+            if self._closed:  # by close() meanwhile, or since it cannot listen there
+                shared.close(_AT_ONCE)
 
     def _listen(self) -> None:
         with self._lock:
@@ -280,6 +309,8 @@ class Server:
             self._closed = True
             obeying = self._obeying
         self._shut(timeout)
+        if self._shared is not None:
+            self._shared.close(_AT_ONCE if is_nested() else deadline)
         self._over.set()
         # In a function: whoever carries a command out waits for that function.
         if obeying is not None and obeying is not threading.current_thread() and not is_nested():
@@ -466,34 +497,83 @@ class Server:
         # In the thread of the sender's connection.
         assert reply.command is not None
         assert reply.text is not None
-        with self._lock:
-            tcp, stopping = self._tcp, self._stopping
-            first = tcp is not None and tcp is not self._ordered
-            if first:
-                assert tcp is not None
-                obeying = threading.Thread(
-                    target=self._carry_out,
-                    args=(reply.command, reply.text, sender, tcp, tcp.address),
-                    name=f"simplesockets-hpx-{reply.command.word}",
-                    daemon=True,
-                )
-                obeying.start()
-                self._obeying, self._ordered = obeying, tcp
-        if first:
+        if self._shared is not None:
+            self._announce(reply, sender, self._shared)
+            return
+        stopping = self._stopping
+        if self._begin(reply.command, reply.text, sender):
             stopping.wait(None)  # no further message of the sender's is answered
         else:  # another one was faster
             sender.send(reply.text)
 
+    def _announce(self, reply: Reply, sender: Server_Client, shared: RedisNode) -> None:
+        # All servers hear of it, this one, too, and that is what makes it do it.
+        assert reply.command is not None
+        assert reply.text is not None
+        assert reply.refused is not None
+        seen = shared.seen  # before the look at what is being obeyed: if more is heard from here on, this is too late
+        token = secrets.token_urlsafe(16)
+        with self._lock:
+            tcp, stopping = self._tcp, self._stopping
+            first = tcp is not None and tcp is not self._ordered
+            if first:
+                self._asking[token] = (reply.text, sender)
+        try:
+            first = first and shared.announce(reply.command, token, seen)
+            if first and not stopping.wait(HEARD_WITHIN) and token in self._asking:
+                raise ServerError("The other servers were told; this one has not heard of it yet")
+        except ServerError as failure:
+            answer = reply.refused(failure).text
+        else:
+            answer = reply.text
+        with self._lock:
+            mine = self._asking.pop(token, None) is not None
+        if mine or not first:
+            if answer is not None:
+                sender.send(answer)
+        else:  # it was heard, and the sender is answered like everybody
+            stopping.wait(None)
+
+    def _told(self, command: ServerCommand, token: str) -> threading.Thread | None:
+        # In the thread that hears the commands of all servers.
+        with self._lock:
+            answer, sender = self._asking.pop(token, (None, None))
+        return self._begin(command, answer, sender)
+
+    def _begin(
+        self, command: ServerCommand, answer: bytes | None, sender: Server_Client | None
+    ) -> threading.Thread | None:
+        # None: something is being carried out already.
+        with self._lock:
+            tcp = self._tcp
+            if tcp is None or tcp is self._ordered:
+                return None
+            obeying = threading.Thread(
+                target=self._carry_out,
+                args=(command, answer, sender, tcp, tcp.address),
+                name=f"simplesockets-hpx-{command.word}",
+                daemon=True,
+            )
+            obeying.start()
+            self._obeying, self._ordered = obeying, tcp
+            return obeying
+
     def _carry_out(
-        self, command: ServerCommand, answer: bytes, sender: Server_Client, tcp: TCPServer, place: tuple[str, int]
+        self,
+        command: ServerCommand,
+        answer: bytes | None,
+        sender: Server_Client | None,
+        tcp: TCPServer,
+        place: tuple[str, int],
     ) -> None:
         # close() may come at any moment.
-        log.warning("%s by %s:%s", command.word, *sender.address)
+        log.warning("%s by %s", command.word, "another server" if sender is None else "{}:{}".format(*sender.address))
         tcp.stop()  # who connects from now on could miss it
         notice = self._service.notice(command)
         messengers: list[threading.Thread] = []
-        for client in {sender, *list(tcp.clients.values())}:
-            text = answer if client is sender else notice
+        clients = {*list(tcp.clients.values())} if sender is None else {sender, *list(tcp.clients.values())}
+        for client in clients:
+            text = notice if client is not sender or answer is None else answer
             name = f"{threading.current_thread().name}-{len(messengers)}"
             messenger = threading.Thread(target=_tell, args=(client, text), name=name, daemon=True)
             with contextlib.suppress(RuntimeError):  # no more threads: it will notice the end of its connection
@@ -512,6 +592,8 @@ class Server:
             self._listen_again(place[1], over)
         else:
             over.set()
+        if self._shared is not None and not self.running:
+            self._shared.close(_AT_ONCE)
 
     def _listen_again(self, port: int, over: Latch) -> None:
         self._place = (self._place[0], port)
@@ -523,6 +605,7 @@ class Server:
 
 
 _FOREVER = Deadline(None, 0.0)
+_AT_ONCE = Deadline(0.0, 0.0)
 
 
 class Latch:

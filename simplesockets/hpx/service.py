@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import logging
@@ -33,7 +34,7 @@ from .protocol import (
     parse_message,
     to_json,
 )
-from .sessions import LoginFailures, Sessions
+from .sessions import LoginFailures, SessionStore
 
 log = logging.getLogger("simplesockets.hpx")
 
@@ -57,11 +58,13 @@ class Reply:
         text: the answer; None if there is none.
         accepted: whether the message was answered with something else than an error.
         command: what the server has to do now.
+        refused: gives the answer if it cannot, for that reason.
     """
 
     text: bytes | None
     accepted: bool
     command: ServerCommand | None = None
+    refused: Callable[[HPXError], Reply] | None = None
 
 
 @dataclass
@@ -101,7 +104,7 @@ class Service:
         users: Users,
         dev: bool,
         ready: bool,
-        sessions: Sessions[Context],
+        sessions: SessionStore[Context],
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
@@ -115,8 +118,8 @@ class Service:
         self._functions = functions
         self._clock = clock
         self._new_id = new_id
-        self._lock = threading.RLock()  # protects what follows and exceptions; never held across I/O or user code
         self._sessions = sessions
+        self._lock = threading.RLock()  # protects what follows and exceptions; never held across I/O or user code
         self._failures = LoginFailures()
 
     # ---------------------------------------------------------------------------------------------- messages
@@ -144,16 +147,16 @@ class Service:
         exchange = _Exchange(address, wait)
         try:
             data = self._react(text, exchange)
-            return Reply(self._pack(exchange, data), True, exchange.command)
+            refused = None if exchange.command is None else functools.partial(self._refuse, exchange=exchange)
+            return Reply(self._pack(exchange, data), True, exchange.command, refused)
         except HPXError as failure:
             return self._refuse(failure, exchange)
         except BaseException as failure:  # who judges credentials may call exit(), too
             return self._unhandled(failure, exchange)
 
     def clear(self) -> None:
-        """End all sessions."""
-        with self._lock:
-            self._sessions.clear()
+        """End the sessions that nobody else knows."""
+        self._sessions.clear()
 
     # ------------------------------------------------------------------------------------------------ inside
 
@@ -187,21 +190,24 @@ class Service:
             return WAIT
         command = parse_command(message.data)
         if command is ServerCommand.RequestAuth:
-            exchange.session = message.session if self._find(message.session) else ""
+            exchange.session = message.session if message.session and self._find(message, exchange) else ""
             return make_greeting(self.version, self.guest_allowed)
         if not message.session:
             return self._shake_hands(message, exchange)
-        context = self._find(message.session)
+        context = self._find(message, exchange)
         if context is None:
             raise SessionError("The session is unknown or has expired; shake hands again")
         exchange.session = message.session
         if command is not None:
             return self._obey(command, context, exchange)
-        return [self._run(call, context) for call in parse_calls(message.data)]
+        return self._run_all(parse_calls(message.data), context)
 
-    def _find(self, session: str) -> Context | None:
-        with self._lock:
-            return self._sessions.use(session, self._clock())
+    def _find(self, message: Message, exchange: _Exchange) -> Context | None:
+        try:
+            return self._sessions.use(message.session, self._clock())
+        except HPXError:  # nobody knows whether it lives: it is not the client that has to forget it
+            exchange.session = message.session
+            raise
 
     def _obey(self, command: ServerCommand, context: Context, exchange: _Exchange) -> str:
         if context.is_guest:
@@ -221,8 +227,7 @@ class Service:
         elif kind is not Handshake.GUEST:
             raise HPXError("The message has no session: shake hands first", AUTH_REQUIRED)
         context = Context(self._new_id(), message.name, user)
-        with self._lock:
-            self._sessions.add(context.session, context, self._clock())
+        self._sessions.add(context.session, context, self._clock())
         exchange.session = context.session
         return AUTHENTICATED
 
@@ -256,6 +261,21 @@ class Service:
         return right and user in users
 
     # ---------------------------------------------------------------------------------------------- functions
+
+    def _run_all(self, calls: list[Call], context: Context) -> list[dict[str, object]]:
+        try:
+            results = [self._run(call, context) for call in calls]
+        except _Unhandled:
+            try:
+                self._sessions.keep(context)
+            except Exception as failure:  # what was not handled is the answer
+                log.error("what functions keep of a session is lost: %s", _described(failure))
+            raise
+        try:
+            self._sessions.keep(context)
+        except ServerError as failure:
+            raise ServerError(f"The functions ran, but what they keep of the session is lost. {failure.msg}") from None
+        return results
 
     def _run(self, call: Call, context: Context) -> dict[str, object]:
         try:

@@ -4,7 +4,7 @@ arguments; times are seconds of any steadily rising clock."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 SESSION_LIFESPAN = 20 * 60.0
 """Default seconds that a session lives without a message."""
@@ -25,8 +25,39 @@ MAX_ADDRESSES = 1024
 Context = TypeVar("Context")
 
 
+class SessionStore(Protocol[Context]):
+    """Where sessions are: what a server's service asks of it, from any number of threads. Each may take its time, and
+    may raise an ``HPXError``, which is then the answer to the message at hand."""
+
+    def add(self, session: str, context: Context, now: float) -> None:
+        """Begin a session. Where there are too many, that which was idle longest goes."""
+
+    def use(self, session: str, now: float) -> Context | None:
+        """The context of a session, which lives on from now; None if it is unknown or has expired."""
+
+    def keep(self, context: Context) -> None:
+        """A message was dealt with, and functions may have changed what the context keeps of the session."""
+
+    def clear(self) -> None:
+        """The server is being closed: sessions that nobody else knows end."""
+
+
+def check_limits(lifespan: float, limit: int) -> None:
+    """Refuse numbers that are of no use.
+
+    Raises:
+        TypeError, ValueError: naming the value and what to give instead.
+    """
+    if not lifespan >= 0:
+        raise ValueError(f"session_lifespan is a number of seconds, or 0 for no end, not {lifespan!r}")
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise TypeError(f"max_sessions must be a whole number of sessions, not {limit!r}")
+    if limit < 1:
+        raise ValueError(f"max_sessions must be at least 1 session, not {limit}")
+
+
 class Sessions(Generic[Context]):
-    """Contexts by the id of their session.
+    """Contexts by the id of their session, in memory; for one thread at a time.
 
     All live equally long, so the one that was idle longest is also the next to expire: they stand in that order.
 
@@ -36,12 +67,7 @@ class Sessions(Generic[Context]):
     """
 
     def __init__(self, lifespan: float = SESSION_LIFESPAN, limit: int = MAX_SESSIONS) -> None:
-        if lifespan < 0:
-            raise ValueError(f"session_lifespan is a number of seconds, or 0 for no end, not {lifespan!r}")
-        if not isinstance(limit, int) or isinstance(limit, bool):
-            raise TypeError(f"max_sessions must be a whole number of sessions, not {limit!r}")
-        if limit < 1:
-            raise ValueError(f"max_sessions must be at least 1 session, not {limit}")
+        check_limits(lifespan, limit)
         self._lifespan = lifespan
         self._limit = limit
         self._known: OrderedDict[str, tuple[Context, float]] = OrderedDict()  # with the time of their latest use
@@ -65,6 +91,9 @@ class Sessions(Generic[Context]):
         self._known[session] = (found[0], now)
         self._known.move_to_end(session)
         return found[0]
+
+    def keep(self, context: Context) -> None:
+        """Nothing has to be done: whoever uses the session gets this very context."""
 
     def expire(self, now: float) -> None:
         """Remove what has expired."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -81,6 +82,16 @@ class RedisServer:
         """Stop it and start it at the same place, empty."""
         self.stop()
         self.start()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have it take everything and answer nothing, as a machine does that hangs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def answers(self) -> bool:
         """Whether it serves already."""
