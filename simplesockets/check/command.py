@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -39,6 +40,8 @@ def add_command(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check files and directories. Returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be anything
     told: list[dict[str, object]] = []
     counted: Counter[str] = Counter()
     for path in programs(options.paths):
@@ -90,12 +93,16 @@ def look(path: Path) -> tuple[list[Finding], str]:
 
 
 def _tell(told: list[dict[str, object]], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(told, indent=1, ensure_ascii=False))
-        return
-    for each in told:
-        place = f"{each['line']}:{each['column']}: " if "line" in each else ""
-        print(f"{each['file']}:{place or ' '}{each['level']}: {each['text']}")
+    lines = [json.dumps(told, indent=1)] if as_json else [_line(each) for each in told]
+    try:
+        print("\n".join(lines), end="\n" if lines else "", flush=True)
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _line(each: dict[str, object]) -> str:
+    place = f"{each['line']}:{each['column']}: " if "line" in each else " "
+    return f"{each['file']}:{place}{each['level']}: {each['text']}"
 
 
 def _summary(counted: Counter[str]) -> str:

@@ -5,6 +5,7 @@ A value is the set of kinds that it may be of; nothing is known of most. Kinds a
     @hisock.server      a module, or what an original's module has under that name
     class:3  self:3     a class of the program's own, which begins in line 3; an instance of it
     func:7  bound:7     a function; a method together with its object
+    super:class:3       ``super`` in a method of that class
     on:HiSockServer:x   what ``server.on("x")`` gives
 
 Statements are followed in their order, and branches are joined afterwards. Bodies of functions come after the code
@@ -245,6 +246,7 @@ class Reader:
                     scope.names[more.arg] = NOTHING
             if owner and parameters and _is_method(node):
                 scope.names[parameters[0].arg] = self._known.instances.get(owner, NOTHING)
+                scope.names["super"] = frozenset({f"super:{owner}"})
             if isinstance(node, ast.Lambda):
                 self._known.learn(self._known.returns, tag, self.value(node.body))
             else:
@@ -312,6 +314,11 @@ class Reader:
         self._condition(statement.test)
         self._branches([], statement.body)
         self._block(statement.orelse)
+
+    def _follow_Assert(self, statement: ast.Assert) -> None:
+        self._condition(statement.test)
+        if statement.msg is not None:
+            self.value(statement.msg)
 
     def _follow_If(self, statement: ast.If) -> None:
         self._condition(statement.test)
@@ -479,6 +486,9 @@ class Reader:
                 found.update(INSTANCES[original].get(name.rpartition(".")[2], ()))
             elif kind.startswith("class:"):
                 found |= self._known.instances.get(kind, NOTHING)
+            elif kind.startswith("super:"):
+                own = kind.removeprefix("super:")
+                found |= self._known.instances.get(own, NOTHING) - {own.replace("class:", "self:", 1)}
         return frozenset(found)
 
     def _returned(self, call: Call) -> Values:

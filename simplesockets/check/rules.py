@@ -169,7 +169,7 @@ class Rules:
         """A name that the program neither binds nor imports, by that name."""
         if "" in self._stars:
             return
-        for module in self._stars:
+        for module in sorted(self._stars):
             if node.id in FOREIGN.get(module, ()) and not node.id.startswith("_"):
                 self._report(f"{original_of(module)}:foreign", node, f"`{node.id}`, which `{module}` merely imports")
             if module.startswith("happypandax_client") and node.id == "TimeoutError":
@@ -179,7 +179,7 @@ class Rules:
 
     def attribute(self, node: ast.Attribute, owner: Values) -> None:
         """An attribute is read, or a method called."""
-        for kind in owner:
+        for kind in sorted(owner):
             self._mark(kind, node.attr)
             if kind.startswith("@"):
                 self._module_attribute(node, f"{kind[1:]}.{node.attr}")
@@ -217,7 +217,7 @@ class Rules:
 
     def assigned(self, node: ast.Attribute, owner: Values, values: Values, known: Knowledge) -> None:
         """An attribute is set."""
-        for kind in owner:
+        for kind in sorted(owner):
             if node.attr in CALLBACKS.get(kind, {}):
                 self._callback(node, kind, node.attr, values, known)
             if kind in PUBLIC:
@@ -255,6 +255,8 @@ class Rules:
             self._engine_method(call, known)
         if call.owner & {"HiSockServer", "HiSockClient"}:
             return self._hisock_method(call)
+        if call.name == "import_module" or _is_name(call.node.func, "__import__", "import_module"):
+            return self._imported_late(call.node)
         if "Client" in call.owner and "_data" in call.keywords:
             self._report("happypandax_client:private", call.node, "`handshake(_data=…)`")
         if "exceptions" in call.owner and call.name in _DICT_METHODS:
@@ -262,6 +264,18 @@ class Rules:
         if "client table" in call.owner and call.name in _TABLE_METHODS:
             self._report("hisock:clients-table", call.node)
         return NOTHING
+
+    def _imported_late(self, node: ast.Call) -> Values:
+        module = _constant(node.args) or ""
+        original = original_of(canonical(module))
+        if original is None:
+            return NOTHING
+        if is_gone(canonical(module)):
+            self._report(f"{original}:module", node, f"`{module}`")
+        elif not self._is_found(module):
+            written = ".".join([_HOMES[original], *module.split(".")[1:]])
+            self._report(f"{original}:import", node, f"the import of `{module}`", f"Import `{written}`")
+        return frozenset({f"@{canonical(module)}"})
 
     def _built_in(self, call: Call) -> None:
         name = call.node.func.id if isinstance(call.node.func, ast.Name) else ""
@@ -370,8 +384,7 @@ class Rules:
     def _hisock_method(self, call: Call) -> Values:
         kind = "HiSockServer" if "HiSockServer" in call.owner else "HiSockClient"
         if call.name == "on":
-            override = any(each.arg == "override" for each in call.node.keywords)
-            return frozenset({f"on:{kind}:{int(override)}:{_constant(call.node.args) or ''}"})
+            return frozenset({f"on:{kind}:{int(_overrides(call.node))}:{_constant(call.node.args) or ''}"})
         if call.name == "start":
             self._loop_started(call)
         if call.name == "send_group" and not self._caught() & _NO_GROUP:
@@ -525,6 +538,16 @@ def _constant(arguments: Sequence[ast.expr]) -> str | None:
     """The first argument, if it is a text that stands in the program."""
     first = arguments[0] if arguments else None
     return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
+
+
+def _is_name(node: ast.expr, *names: str) -> bool:
+    return isinstance(node, ast.Name) and node.id in names
+
+
+def _overrides(node: ast.Call) -> bool:
+    """Whether a call of ``on()`` makes a reserved name ordinary, as far as can be seen."""
+    given = [*node.args[2:3], *(keyword.value for keyword in node.keywords if keyword.arg == "override")]
+    return any(not isinstance(each, ast.Constant) or bool(each.value) for each in given)
 
 
 def _is_constant(node: ast.expr, value: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -112,3 +113,23 @@ def test_it_is_a_command_and_runs_nothing_of_the_program(tmp_path: pathlib.Path)
     assert done.returncode == 1
     assert "Write `from simplesockets import hisock`" in done.stdout
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_names_of_files_may_be_anything(tmp_path: pathlib.Path) -> None:
+    pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.py")).write_text("import hisock\n")
+    command = [sys.executable, "-m", "simplesockets", "check", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert b"\\udcff.py:1:1: change: " in done.stdout
+
+
+def test_who_reads_may_have_seen_enough(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "old.py").write_text(OLD)
+    command = [sys.executable, "-m", "simplesockets", "check", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == "1 file: 2 places run unchanged, 1 need attention\n"
+        assert process.wait(60) == 1

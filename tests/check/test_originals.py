@@ -87,10 +87,11 @@ def test_the_programs_of_hisock_need_another_import_and_hardly_more(name: str) -
     assert [each for each in told if each[1] != "import"] == HISOCK[name]
 
 
-@pytest.mark.parametrize("name", ["scenario_server.py", "scenario_client.py"])
-def test_programs_that_run_on_both_packages_are_spared(name: str) -> None:
-    path = HISOCK_DATA / name
-    assert {fact for _, fact in wrong(path)} <= {"import"}
+def test_a_program_that_runs_on_both_packages_is_told_hardly_anything() -> None:
+    # It imports "hisock" by its name after install_as_hisock(), and sends to groups; who is in them cannot be seen.
+    told = check_source((HISOCK_DATA / "scenario_server.py").read_bytes())
+    assert {finding.fact for finding in told if finding.level != "ok"} == {"hisock:empty-group"}
+    assert sum(finding.level == "ok" for finding in told) > 10
 
 
 FRONTEND = """

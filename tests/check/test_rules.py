@@ -24,6 +24,7 @@ PROGRAMS = {
     "simplesockets:module": [
         "from simplesockets.securesockets.PyCryptodome_Socket import SecureServer #! module",
         "import simplesockets._support_files.Events as e #! module",
+        "from importlib import import_module\nimport_module('simplesockets.example') #! module",
         "import simplesockets as s\ns.securesockets.PyCryptodome_Socket #! module",
         "from simplesockets import example #! module",
         "from simplesockets.typehints import Event, Better_Exception",
@@ -89,6 +90,7 @@ PROGRAMS = {
     ],
     "simplesockets:exceptions-truth": [
         f"{SERVER}if server.event.exception.exceptions: #! exceptions-truth\n    pass",
+        f"{SERVER}assert server.event.exception.exceptions #! exceptions-truth",
         f"{CLIENT}while not client.event.exception.exceptions: #! exceptions-truth\n    pass",
         f"{SERVER}bool(server.event.exception.exceptions) #! exceptions-truth\nbool(server.event.exception.occurred)",
     ],
@@ -163,6 +165,8 @@ PROGRAMS = {
         "from simplesockets.hisock import install_as_hisock\ninstall_as_hisock()\nfrom hisock import connect",
         "from . import hisock\nfrom .hisock import connect\nimport hisocks",
         "import hisock  # check: ok",
+        "import importlib as i\nh = i.import_module('hisock.client') #! import\nh.connect(a)._update() #! underscore",
+        "h = __import__('hisock') #! import\n__import__('os')",
     ],
     "hisock:module": ["from simplesockets.hisock import _shared #! module\nhisock.examples"],
     "hisock:foreign": [
@@ -202,6 +206,8 @@ PROGRAMS = {
         f"{HISOCK}@server.on('join')\ndef join(): #! handler\n    pass",
         f"{HISOCK}server.on('x')(lambda a, b, c: 0) #! handler",
         f"{CHAT}class A:\n    def f(self, a, b):\n        pass\nclient.on('x')(A().f) #! handler",
+        f"{HISOCK}@server.on('join', override=False)\ndef join(client, message): #! handler\n    pass",
+        f"{HISOCK}@server.on('join', False, True)\ndef join(client, message):\n    pass",
         f"{HISOCK}@server.on('join', override=True)\ndef join(client, message):\n    pass",
         f"{HISOCK}@server.on('message')\ndef join(client, body):\n    pass\n@server.on(name)\ndef f():\n    pass",
         f"{CHAT}@client.on('*')\ndef f(command, data):\n    pass\n@client.on('force_disconnect')\ndef g():\n    pass",
@@ -316,6 +322,7 @@ USES = {
     "a named parameter": "def f(*, y):\n    y._kill\nf(y=x)\n",
     "a method's parameter": "class A:\n    def f(self, y):\n        y._kill\nA().f(x)\n",
     "an annotated parameter": "def f(y: TCPServer):\n    y._kill\n",
+    "super": "class A(TCPServer):\n    def f(self):\n        super()._kill\n",
     "a closure": "def f():\n    return lambda: x._kill\n",
     "a loop": "while True:\n    x._kill\n",
     "a comprehension": "[x._kill for i in y]\n",
