@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from . import TCPClient, TCPServer, __version__, hisock, self_signed
 from .certificates import DAYS, HOSTNAMES
 from .check import command as check
-from .errors import SimpleSocketsError
+from .errors import ConnectionClosed, SimpleSocketsError
 from .hpx import command as hpx
+from .monitor import INTERVAL, Monitor
+from .statsservice import StatsSource
 
 PATIENCE = 10_000
 """Milliseconds after which the demo gives up on an answer."""
@@ -181,6 +183,34 @@ def send_lines(client: TCPClient) -> None:
     client.end_sending()
 
 
+# --------------------------------------------------------------------------------------------------------- top
+
+
+def watch(options: argparse.Namespace) -> int:
+    """Show what a server of another process counts, live; ends with it, with q or with Ctrl-C."""
+    host, port = options.place
+    source = StatsSource(host, port)
+    try:
+        Monitor(source.look, options.interval).run()
+    except ConnectionClosed as failure:  # it was there, so its end is no error
+        print(f"simplesockets: {failure}", file=sys.stderr)
+    finally:
+        source.close()
+    return 0
+
+
+def place(text: str) -> tuple[str, int]:
+    """The host and the port in ``HOST:PORT``, or in ``PORT`` alone.
+
+    Raises:
+        argparse.ArgumentTypeError: they are not there.
+    """
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} should be HOST:PORT, such as 127.0.0.1:9000")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
 # ------------------------------------------------------------------------------------------------- certificate
 
 
@@ -215,6 +245,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("host")
     command.add_argument("port", type=int)
     command.set_defaults(run=connect)
+
+    command = commands.add_parser("top", help="show live what a server counts that offers it: serve_stats()")
+    command.add_argument("place", type=place, metavar="HOST:PORT", help="what server.serve_stats() returned")
+    command.add_argument("--interval", type=float, default=INTERVAL, help="seconds between two looks (default: 1)")
+    command.set_defaults(run=watch)
 
     command = commands.add_parser("certificate", help="make a self-signed certificate for development")
     command.add_argument("directory", nargs="?", default=".", help="where to keep it (default: here)")

@@ -25,6 +25,7 @@ from .events import Data, Ending, Event, ExceptionList, ReceivedBytes, to_bytes
 from .mailbox import Bell, Flag, Mailbox
 from .protocol import ProtocolFactory, RawProtocol
 from .reconnection import Episode, Reconnector
+from .stats import Stats
 from .timing import Deadline, Reconnect, check_seconds
 from .tls import TLSStream
 from .transport import SEND_TIMEOUT, Dial, Stream
@@ -364,6 +365,12 @@ class TCPClient(Endpoint[ClientDispatch]):
             if self._unconnected is None:
                 self._unconnected = Socket(AF_INET, SOCK_STREAM)
             return self._unconnected
+
+    def stats(self) -> Stats:
+        """What this client counted since it was made, over all its connections. The counts are exact, and none ever
+        goes down; :class:`~.stats.Stats` says what counts."""
+        connection = self._connection
+        return self._count([] if connection is None or connection.over else [connection])
 
     def __repr__(self) -> str:
         host, port = self.Address
@@ -712,6 +719,7 @@ class TCPClient(Endpoint[ClientDispatch]):
             wanted = self._dial is dial and not dial.aborted
             if wanted:
                 self._connection = connection
+                connection.enter(self._ledger)
                 self._connected_at = time.monotonic()
                 self._dial = None
                 self._reconnector.call_off()

@@ -32,6 +32,7 @@ from .errors import ConnectionClosed, ProtocolError, SendTimeout
 from .events import Ending
 from .mailbox import Mailbox
 from .protocol import Protocol, RawProtocol
+from .stats import Counts, Ledger
 from .timing import Deadline
 from .transport import LOOKS, NO_WAIT, Stream
 
@@ -87,17 +88,58 @@ class Connection:
         recv_buffer: bytes asked for in one read.
     """
 
+    __slots__ = (  # every message looks some of these up; and it is a third of the memory
+        "__weakref__",
+        "_begun",
+        "_busy_at",
+        "_deliver",
+        "_delivering",
+        "_dispatching",
+        "_ended",
+        "_error",
+        "_feeding",
+        "_goodbye",
+        "_inbox",
+        "_leaving",
+        "_ledger",
+        "_opened",
+        "_raw",
+        "_read",
+        "_read_flags",
+        "_read_size",
+        "_reader_lock",
+        "_receive_lock",
+        "_unended",
+        "_waits_here",
+        "bytes_in",
+        "closing",
+        "ending",
+        "kept",
+        "mailbox",
+        "messages_in",
+        "protocol",
+        "read_at",
+        "reading",
+        "send",
+        "stream",
+        "thread",
+        "waker",
+    )
+
     def __init__(self, stream: Stream, protocol: Protocol, mailbox: Mailbox, recv_buffer: int) -> None:
         self.stream = stream
         self.mailbox = mailbox
         self.thread: ThreadLike | None = None
         self.reading = True  # turned off by the client's autorecv()
         self.closing = False
+        self.bytes_in = 0  # the reader's, as the next one: see stats.py
+        self.messages_in = 0
         self.kept = False  # the last hook wanted the stream to stay open for sending; somebody else closes it
         self.ending: Ending | None = None
         self.read_at = _now()  # the time (of perf_counter) between reading and dispatching in the latest step
         self._busy_at = 0.0  # when somebody saw that it could not be idle
         self._begun = False  # the first hook ran
+        self._ledger: Ledger | None = None  # where it counts
         self._waits_here = False  # a thread that receives waits for the socket, in a hook perhaps
         self.waker: Wakeable | None = None  # set by an engine: told when there is room again, or closing begins
         self.protocol = protocol
@@ -141,6 +183,11 @@ class Connection:
         self._ended = ended
         self._leaving = leaving
 
+    def enter(self, ledger: Ledger) -> None:
+        """Count in this ledger, until the socket is closed."""
+        self._ledger = ledger
+        ledger.enter(self)
+
     # ------------------------------------------------------------------------------------------- for the engine
 
     def open(self) -> None:
@@ -170,7 +217,9 @@ class Connection:
             self._dispatching = _get_ident()
             if self.closing:
                 return _DONE
-            if data and self._raw and len(data) < self._read_size and self.reading and not self._inbox:
+            if data and self._raw and (size := len(data)) < self._read_size and self.reading and not self._inbox:
+                self.bytes_in += size
+                self.messages_in += 1
                 return _PAUSED if self._deliver(data) else _MORE  # the short way of nearly all
             return self._dispatch(data)
         except ProtocolError as failure:
@@ -245,6 +294,11 @@ class Connection:
         """Whether the last hook was begun."""
         return not self._unended
 
+    def counts(self) -> Counts:
+        """What passed over it so far."""
+        stream = self.stream
+        return Counts(self.bytes_in, stream.bytes_out, self.messages_in, stream.messages_out)
+
     def is_served_here(self) -> bool:
         """Whether the calling thread is in one of this connection's hooks."""
         return self._dispatching == threading.get_ident()
@@ -311,7 +365,11 @@ class Connection:
 
     def close(self) -> None:
         """Free the socket. For the reader, or when there is none."""
-        self.stream.close()
+        try:
+            self.stream.close()
+        finally:
+            if self._ledger is not None:
+                self._ledger.leave(self)
 
     def receive(self, size: int | None = None, timeout: float | None = None) -> bytes:
         """The next item, or, with ``size``, the next bytes of the stream, at most so many. Empty at the end.
@@ -431,17 +489,21 @@ class Connection:
         # An error of the protocol counts after the items before it.
         if len(data) >= self._read_size:
             data = self._join(data)
+        self.bytes_in += len(data)
         if self._raw:
             if data:
+                self.messages_in += 1
                 self._inbox.append(data)
             return
         self._feeding = True
+        waiting = len(self._inbox)
         try:
             self._inbox.extend(self.protocol.feed(data) if data else self.protocol.feed_eof())
             self._feeding = False
         except ProtocolError as failure:
             self._error = failure
             self._feeding = False
+        self.messages_in += len(self._inbox) - waiting
         reply = self.protocol.data_to_send()
         try:
             if reply:
@@ -508,7 +570,10 @@ class Connection:
 
     def _read_exactly_once(self, size: int, timeout: float | None, until: Deadline) -> bytes:
         data = self._read_waiting(size, timeout, until)
-        if not data and size:
+        if data:
+            self.bytes_in += len(data)
+            self.messages_in += 1
+        elif size:
             self.note_ending("peer closed")
         return data
 

@@ -35,6 +35,8 @@ class Journal:
     def __init__(self, bell: Bell, events: EventQueue) -> None:
         self.occurred = Flag(bell)
         self.records = ExceptionList()
+        self.total = 0
+        """How many there were, also those that were forgotten since."""
         self._events = events
         self._bell = bell
         self._lock = threading.RLock()  # protects the records; never held across I/O, logging or user code
@@ -47,6 +49,7 @@ class Journal:
         text = "".join(traceback.format_exception(type(failure), failure, failure.__traceback__))
         with self._lock:
             self.records.add(ExceptionRecord(failure, text))
+            self.total += 1
             self._events.happened_once(EXCEPTION)
         self.occurred.set()
         shown = failure if level >= logging.ERROR else None

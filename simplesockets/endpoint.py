@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
@@ -12,6 +13,7 @@ from .dispatch import Callback, Dispatch, ExceptionFlags, log
 from .engine import Engine
 from .events import Ending, Event, ExceptionList
 from .mailbox import Item, ReceivedList
+from .stats import Ledger, Stats
 from .transport import LOOKS, Stream
 
 Some = TypeVar("Some", bound=Dispatch)
@@ -51,6 +53,7 @@ class Endpoint(Generic[Some]):
         self._mailbox = dispatch.mailbox
         self._bell = dispatch.mailbox.bell
         self._engine: Engine | None = None
+        self._ledger = Ledger()
 
     # ----------------------------------------------------------------------------------------------- callbacks
 
@@ -123,6 +126,24 @@ class Endpoint(Generic[Some]):
         self._mailbox.new_data.assign(value)
 
     # ----------------------------------------------------------------------------------------------- internals
+
+    def _count(self, connections: list[Connection]) -> Stats:
+        # Told who is connected now.
+        tally = self._ledger.add_up()
+        queued, queued_bytes = self._mailbox.depth()
+        return Stats(
+            since=self._ledger.since,
+            time=time.time(),
+            connections=len(connections),
+            connections_total=tally.connections_total,
+            refused=tally.refused,
+            **tally.counts._asdict(),
+            errors=self._dispatch.journal.total,
+            queued=queued,
+            queued_bytes=queued_bytes,
+            pending_out=sum(connection.stream.on_its_way() for connection in connections),
+            rates=tally.rates,
+        )
 
     def _take_event(self, timeout: float) -> tuple[Event, list[Item] | ExceptionList | None]:
         event = self._mailbox.events.take(timeout)

@@ -535,6 +535,13 @@ class Mailbox:
         """Whether anything waits. Never waits itself."""
         return bool(self._items)
 
+    def depth(self) -> tuple[int, int]:
+        """How many items wait, and how many bytes are in them."""
+        with self._lock:
+            items = len(self._items)
+            content = self.total - items * ITEM_COST - len(self._held) * SOURCE_COST
+        return items, max(0, content)  # the program may have put items into the list that are on nobody's account
+
     def take_present(self) -> list[Item]:
         """Take everything out and lower the flag. Never waits."""
         with self._lock:

@@ -76,6 +76,7 @@ class Outbox:
         with self._lock:
             if self._closed:
                 return False
+            self.stream.messages_out += 1
             # A signal handler may post while its thread is just sending; and others may wait: then this comes after.
             first = not self._waiting and not self._sending
             rest = self._try(frame) if first else frame
@@ -107,6 +108,7 @@ class Outbox:
             return None
         finally:
             self._sending = False
+        self.stream.bytes_out += sent
         if sent == len(frame) and not self._waiting:
             return None
         return memoryview(frame)[sent:]
@@ -120,6 +122,7 @@ class Outbox:
                 sent = self.stream.send_now(list(islice(waiting, _AT_ONCE)))
                 self._size -= sent
                 self._given += sent
+                self.stream.bytes_out += sent
                 while waiting and sent >= len(waiting[0]):
                     sent -= len(waiting.popleft())
                 if sent:

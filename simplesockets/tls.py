@@ -257,6 +257,7 @@ class TLSStream(Stream):
         send_at_once(sealed)
         if send_timeout is not None:
             self._limit_sending(send_timeout)
+        self.bytes_out = self.messages_out = 0
         self.write_lock = threading.RLock()
         self._unsent = memoryview(b"")  # encrypted; protected by the write lock, as the next two
         self._held = 0  # bytes that send_now() is to get once more, and which are encrypted already
@@ -455,6 +456,8 @@ class TLSStream(Stream):
             for piece in _pieces(data):
                 self._encrypt(piece)
                 self._push(wait=True)
+                self.bytes_out += len(piece)
+            self.messages_out += 1
         except (OSError, ValueError) as failure:
             raise self._named(failure) from failure
         finally:
@@ -495,6 +498,7 @@ class TLSStream(Stream):
                     self._require_going_on()
                     self._encrypt(piece)
                     self._push(wait=True)
+                    self.bytes_out += len(piece)
             except (OSError, ValueError) as failure:
                 raise self._named(failure) from failure
         if self._left:

@@ -129,6 +129,10 @@ class Stream:
         send_timeout: seconds for which the other end may take nothing of what is sent; None: any number.
     """
 
+    bytes_out: int
+    """Bytes that were sent; changed under the write lock, as the next one. See stats.py."""
+    messages_out: int
+    """Messages that were sent."""
     _send_timeout: float | None = None
     gave_up: weakref.WeakMethod[Callable[[SendTimeout], object]] | None = None
     """Told that nothing can be sent any more, since the other end took nothing for too long."""
@@ -140,6 +144,7 @@ class Stream:
         of the stream. Raises BlockingIOError or TimeoutError if the flags are :data:`NO_WAIT`, or the program put the
         socket in a mode in which reading does not wait; OSError if the connection broke."""
         self._send = sock.send
+        self.bytes_out = self.messages_out = 0
         self.write_lock = threading.RLock()
         """One sender at a time; held across I/O."""
         send_at_once(sock)
@@ -224,11 +229,14 @@ class Stream:
         self.write_lock.acquire()  # a with statement would take as long as all the rest of this
         try:
             sent = self._send(data)
+            self.bytes_out += sent
             if sent < len(data):
                 self._send_rest(memoryview(data), sent)
+            self.messages_out += 1
         except (BlockingIOError, TimeoutError) as failure:
             self._require_usable(failure)
             self._send_rest(memoryview(data), 0)
+            self.messages_out += 1
         except OSError as failure:
             raise self._named(failure) from failure
         finally:
@@ -257,11 +265,14 @@ class Stream:
         while sent < len(view):
             try:
                 standstill = self._wait_for_room(standstill, sent)
-                sent += self.socket.send(view[sent:])
+                step = self.socket.send(view[sent:])
             except (BlockingIOError, TimeoutError) as failure:
                 self._require_usable(failure)
             except (OSError, ValueError) as failure:
                 raise self._named(failure) from failure
+            else:
+                sent += step
+                self.bytes_out += step
 
     def _limit_sending(self, seconds: float) -> None:
         self._send_timeout = seconds
@@ -339,6 +350,7 @@ class Stream:
                 self._alone = threading.get_ident()
                 self._let_nobody_send()
             yield
+            self.messages_out += 1
         finally:
             if began and self._turn is not None:
                 with self.write_lock:
@@ -375,7 +387,9 @@ class Stream:
                 self._require_going_on()
                 try:
                     self._in_system = True
-                    return os.sendfile(self.socket.fileno(), fd, offset, count)
+                    sent = os.sendfile(self.socket.fileno(), fd, offset, count)
+                    self.bytes_out += sent
+                    return sent
                 except BlockingIOError:  # it takes long, or the program set the socket to be non-blocking
                     pass
                 except OSError as failure:

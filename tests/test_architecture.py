@@ -15,6 +15,7 @@ PACKAGE = Path(simplesockets.__file__).parent
 ORDER = [
     "errors",
     "events",
+    "stats",
     "framing",
     "timing",
     "redis_url",
@@ -35,10 +36,15 @@ ORDER = [
     "reconnection",
     "client",
     "workers",
+    "monitor",
+    "statsservice",
+    "watching",
     "server",
     "secure",
 ]
 """A file imports only from those before it."""
+EXTRAS = ["prometheus"]
+"""Files that programs alone import."""
 OLD_PATHS = ["simple_sockets", "simplesockets", "secure_sockets", "typehints"]
 """Import paths of earlier releases; they hold no code."""
 PROGRAMS = ["__init__", "__main__"]
@@ -130,7 +136,7 @@ def file(name: str) -> Path:
 
 
 def test_every_file_has_its_place() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} == {*ORDER, *OLD_PATHS, *PROGRAMS}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {*ORDER, *EXTRAS, *OLD_PATHS, *PROGRAMS}
     assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} <= {*LAYERS, *TOOLS}
 
 

@@ -19,6 +19,7 @@ from ..connection import Connection
 from ..errors import ProtocolError
 from ..events import ReceivedBytes
 from ..framing import MAX_FRAME
+from ..stats import Stats
 from ..timing import Deadline, Reconnect
 from ..transport import SEND_TIMEOUT, check_count
 from . import protocol
@@ -291,7 +292,8 @@ class HiSockClient(HiSockLoop[bytes]):
         stream = connection.stream
         if stream.write_lock.acquire(blocking=False):
             try:
-                stream.send_now([connection.protocol.encode(protocol.GOODBYE)])
+                stream.bytes_out += stream.send_now([connection.protocol.encode(protocol.GOODBYE)])
+                stream.messages_out += 1
             except OSError:
                 pass
             finally:
@@ -450,6 +452,13 @@ class HiSockClient(HiSockLoop[bytes]):
     def sock(self) -> socket.socket:
         """The socket. Source: 2.x."""
         return self._tcp.socket
+
+    def stats(self) -> Stats:
+        """What this client counted since it was made, over all its connections; see
+        :meth:`simplesockets.TCPClient.stats`. What waits to be handled counts as queued."""
+        with self._lock:
+            inbound = list(self._inbound)
+        return self._with_loop(self._tcp.stats(), inbound)
 
     def __repr__(self) -> str:
         state = "reconnecting" if self.reconnecting else "connected"

@@ -24,6 +24,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from os import PathLike
 from ssl import SSLContext
@@ -32,6 +33,7 @@ from typing import Any, Generic, TypeVar, overload
 from ..engine import is_nested
 from ..errors import BusyError, LifecycleError, SetupError
 from ..mailbox import ITEM_COST, TOTAL_MARK, Mailbox
+from ..stats import Stats
 from ..timing import Deadline
 from ..tls import check_context, client_context, server_context
 from ..transport import check_port
@@ -221,6 +223,8 @@ class HiSockLoop(ABC, Generic[Item]):
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._inbound: deque[Item] = deque()
         self._calls: deque[Call] = deque()
+        self._commands: dict[str, int] = {}  # how many messages came for each handler
+        self._failures = 0  # exceptions of handlers
         self._due = 0  # bytes of messages in the calls
         self._waiters: list[Waiter] = []
         self._kept = KeptMessages()
@@ -366,12 +370,27 @@ class HiSockLoop(ABC, Generic[Item]):
             command = self._read_old(message)
         handler = self._handlers.ordinary(command) if command is not None else None
         claimed = True
+        counted = WILDCARD if handler is None or command is None else command  # so the other end cannot make it grow
+        self._commands[counted] = self._commands.get(counted, 0) + 1
         if handler is not None:
             self._call_soon(handler, message)
         else:
             claimed = self._offer(Unclaimed(source, command, message.content, message.body, not modern))
         if self.cache_size >= 0:
             self._remember(message, claimed)
+
+    def _with_loop(self, stats: Stats, inbound: list[bytes], pending: int = 0) -> Stats:
+        # What the TCPServer or TCPClient counted, with what it does not know of.
+        with self._lock:
+            commands, failures = dict(self._commands), self._failures
+        return replace(
+            stats,
+            errors=stats.errors + failures,
+            queued=stats.queued + len(inbound),
+            queued_bytes=stats.queued_bytes + sum(map(len, inbound)),
+            pending_out=stats.pending_out + pending,
+            commands=commands,
+        )
 
     def _read_old(self, message: Message) -> str | None:
         # In 0.x commands of several words can only be told apart by knowing them.
@@ -475,6 +494,8 @@ class HiSockLoop(ABC, Generic[Item]):
 
     def _failed(self, failure: Exception) -> None:
         where = "handler"
+        with self._lock:
+            self._failures += 1
         if self._error_handler is not None:
             try:
                 self._error_handler(failure)

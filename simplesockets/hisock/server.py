@@ -24,8 +24,10 @@ from ..events import ReceivedItem
 from ..framing import MAX_FRAME, LengthPrefixFramer
 from ..outbox import Courier, Outbox
 from ..server import EngineName, Server_Client, TCPServer
+from ..stats import ClientStats, Stats
 from ..timing import Deadline, check_seconds
 from ..transport import SEND_TIMEOUT, check_count
+from ..watching import Attendants, Watched
 from . import protocol
 from .casting import ClientAddress, ClientInfo, to_content
 from .errors import ClientDisconnected, GroupNotFound
@@ -113,7 +115,7 @@ class _Member(Member):
         self.dismissed = False  # it left, or was disconnected, as far as the others are concerned
 
 
-class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
+class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
     """A server whose messages are commands with content, for clients with names and groups.
 
     It accepts clients from its construction on, of both generations of HiSock at once. Handlers run in the thread
@@ -370,6 +372,27 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"]):
     def refused(self) -> int:
         """How many connections were refused because of ``max_per_address``."""
         return self._tcp.refused
+
+    def stats(self) -> Stats:
+        """What this server counted since it was made; see :meth:`simplesockets.TCPServer.stats`.
+
+        What waits to be handled counts as queued, what waits for clients that do not read as pending.
+        """
+        with self._lock:
+            outboxes = list(self._outboxes.values())
+            inbound = [item[2] for item in self._inbound if not isinstance(item, Server_Client)]
+        return self._with_loop(self._tcp.stats(), inbound, sum(outbox.pending for outbox in outboxes))
+
+    def client_stats(self) -> list[ClientStats]:
+        """What was counted so far for each client that is connected."""
+        return self._tcp.client_stats()
+
+    def _watch(self) -> tuple[str, Attendants]:
+        _, attendants = self._tcp._watch()
+        return f"{type(self).__name__} {self.addr[0]}:{self.addr[1]}", attendants
+
+    def _new_server(self) -> TCPServer:
+        return TCPServer()
 
     def __len__(self) -> int:
         """How many clients are connected."""

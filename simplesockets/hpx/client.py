@@ -19,6 +19,7 @@ from ..engine import is_nested
 from ..errors import FrameTruncated, ProtocolError
 from ..mailbox import Bell, Flag
 from ..reconnection import Episode, Reconnector
+from ..stats import Stats
 from ..timing import Deadline, Reconnect
 from ..tls import check_context
 from . import exceptions
@@ -178,6 +179,11 @@ class Client:
     def alive(self) -> bool:
         """Whether the connection is open, as far as is known: a lost one is noticed when it is used."""
         return self._alive
+
+    def stats(self) -> Stats:
+        """What this client counted since it was made, over all its connections; see
+        :meth:`simplesockets.TCPClient.stats`."""
+        return self._tcp.stats()
 
     @property
     def reconnecting(self) -> bool:

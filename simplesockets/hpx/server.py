@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import overload
 
@@ -20,9 +21,11 @@ from ..engine import is_nested
 from ..errors import FrameTooLarge, FrameTruncated, SetupError
 from ..events import ExceptionList
 from ..server import Server_Client, TCPServer, check_per_address
+from ..stats import ClientStats, Stats
 from ..timing import Deadline, check_seconds
 from ..tls import check_context
 from ..transport import SEND_TIMEOUT, check_count, check_port, wait_ready
+from ..watching import Attendants, Watched
 from .codec import LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
 from .exceptions import InvalidMessage, ServerError
 from .functions import Function, Functions
@@ -57,7 +60,7 @@ def _own_version() -> Version:
     return {"core": [int(part) for part in __version__.split(".")[:3]], "db": [0, 0, 0], "torrent": [0, 0, 0]}
 
 
-class Server:
+class Server(Watched):
     """A server that HappyPanda X frontends can talk to::
 
         server = Server(users={"admin": "secret"})
@@ -176,6 +179,8 @@ class Server:
         self._level = level
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._tcp: TCPServer | None = None
+        self._latest = TCPServer()  # which counts; the next one counts on
+        self._attendants = Attendants()
         self._stopping = Latch()  # ends whoever waits in a service; each start has its own
         self._over = Latch()  # ends serve_forever(); each start has its own
         self._strangers: dict[Server_Client, float] = {}  # who sent no accepted message so far, and since when
@@ -262,6 +267,8 @@ class Server:
             if self._tcp is not None or self._closed:
                 return
             tcp = self._tcp = TCPServer(self._max_connections)
+            tcp._count_on(self._latest)
+            self._latest = tcp
             self._stopping = Latch()
         host, port = self._place
         try:
@@ -308,7 +315,8 @@ class Server:
         with self._lock:
             self._closed = True
             obeying = self._obeying
-        self._shut(timeout)
+        self._attendants.close(deadline)
+        self._shut(deadline.left(time.monotonic()) or 0.0)
         if self._shared is not None:
             self._shared.close(_AT_ONCE if is_nested() else deadline)
         self._over.set()
@@ -352,6 +360,23 @@ class Server:
         """How many connections were refused because of ``max_per_address``, since the server was started."""
         tcp = self._tcp
         return 0 if tcp is None else tcp.refused
+
+    def stats(self) -> Stats:
+        """What this server counted since it was made, over all its starts: see :meth:`simplesockets.TCPServer.stats`.
+        What functions raise and do not handle counts as errors, too."""
+        stats = self._latest.stats()
+        return replace(stats, errors=stats.errors + self._service.failures)
+
+    def client_stats(self) -> list[ClientStats]:
+        """What was counted so far for each client that is connected."""
+        return self._latest.client_stats()
+
+    def _watch(self) -> tuple[str, Attendants]:
+        host, port = self.address
+        return f"hpx {self.name} {host}:{port}", self._attendants
+
+    def _new_server(self) -> TCPServer:
+        return TCPServer()
 
     @property
     def running(self) -> bool:
@@ -591,6 +616,7 @@ class Server:
         if command is ServerCommand.ServerRestart:
             self._listen_again(place[1], over)
         else:
+            self._attendants.close(Deadline(5.0, time.monotonic()))
             over.set()
         if self._shared is not None and not self.running:
             self._shared.close(_AT_ONCE)

@@ -115,6 +115,8 @@ class Service:
         self.dev = dev
         self.ready = ready
         self.exceptions = ExceptionList()
+        self.failures = 0
+        """How many exceptions there were, also those that were forgotten since."""
         self._functions = functions
         self._clock = clock
         self._new_id = new_id
@@ -293,6 +295,7 @@ class Service:
             trace = "".join(traceback.format_exception(type(cause), cause, cause.__traceback__))
             with self._lock:
                 self.exceptions.add(ExceptionRecord(cause, trace))
+                self.failures += 1
         log.error("%s", what, exc_info=cause)
         if self.dev:
             return Reply(None, False)

@@ -50,6 +50,7 @@ class ScriptedStream(Stream):
 
     def __init__(self, *script: Part, blocking: bool = False) -> None:
         self.socket = cast(socket.socket, _NoSocket(self))
+        self.bytes_out = self.messages_out = 0
         self.calls: list[str] = []
         self.sent: list[bytes] = []
         self.drained: list[bytes] = []
@@ -275,6 +276,7 @@ class FaultyStream(Stream):
         self, stream: Stream, *, at_most: int | None = None, faults: Mapping[tuple[str, int], Exception] | None = None
     ) -> None:
         self.socket = stream.socket
+        self.bytes_out = self.messages_out = 0
         self.write_lock = stream.write_lock
         self._stream = stream
         self._at_most = at_most
