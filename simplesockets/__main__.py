@@ -1,4 +1,4 @@
-"""The command line: ``python -m simplesockets demo | echo | connect | certificate | hpx`` (or ``simplesockets …``)."""
+"""The command line: ``python -m simplesockets COMMAND`` or ``simplesockets COMMAND``; ``--help`` lists them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .certificates import DAYS, HOSTNAMES
 from .check import command as check
 from .errors import ConnectionClosed, SimpleSocketsError
 from .hpx import command as hpx
+from .hpx import playing
 from .monitor import INTERVAL, Monitor
 from .statsservice import StatsSource
 
@@ -261,6 +262,7 @@ def parser() -> argparse.ArgumentParser:
 
     check.add_command(commands)
     hpx.add_command(commands)
+    playing.add_command(commands)
     return top
 
 

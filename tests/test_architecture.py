@@ -86,9 +86,13 @@ HPX_ORDER = [
     "client",
     "notes",
     "command",
+    "playing",
 ]
 """Likewise, in the hpx package."""
 HPX_PURE = ["exceptions", "codec", "protocol", "sessions", "functions"]
+PLAYGROUND_ORDER = ["history", "forms", "line", "bench", "worker", "feed", "guard", "web", "playground"]
+"""Likewise, in the playground's, which nothing imports before it is used: it needs an extra."""
+PLAYGROUND_PURE = ["history", "forms"]
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -183,7 +187,20 @@ def test_imports_of_hpx_point_one_way_only(name: str) -> None:
     own = {each.split(".")[2] for each in imports(path) if each.startswith(f"{PACKAGE.name}.hpx.")} & {*HPX_ORDER}
     assert own <= set(HPX_ORDER[: HPX_ORDER.index(name)])
     assert (name in HPX_PURE) <= (not external(path) & IMPURE_MODULES)
-    assert ("socket" in external(path)) <= (name == "server")  # for an option's number
+    assert ("socket" in external(path)) <= (name in ("server", "playing"))  # an option's number; Ctrl-C
+
+
+def test_every_file_of_the_playground_has_its_place() -> None:
+    assert {path.stem for path in (PACKAGE / "hpx" / "playground").glob("*.py")} == {*PLAYGROUND_ORDER, "__init__"}
+
+
+@pytest.mark.parametrize("name", PLAYGROUND_ORDER)
+def test_imports_of_the_playground_point_one_way_only(name: str) -> None:
+    path = PACKAGE / "hpx" / "playground" / f"{name}.py"
+    prefix = f"{PACKAGE.name}.hpx.playground."
+    own = {each.removeprefix(prefix).split(".")[0] for each in imports(path) if each.startswith(prefix)}
+    assert own <= set(PLAYGROUND_ORDER[: PLAYGROUND_ORDER.index(name)])
+    assert (name in PLAYGROUND_PURE) <= (not external(path) & IMPURE_MODULES)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
