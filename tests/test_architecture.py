@@ -75,7 +75,6 @@ HPX_ORDER = [
     "codec",
     "protocol",
     "sessions",
-    "local_sessions",
     "functions",
     "redis_link",
     "redis_sessions",

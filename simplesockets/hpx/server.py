@@ -28,12 +28,11 @@ from ..transport import SEND_TIMEOUT, check_count, check_port, wait_ready
 from ..watching import Attendants, Watched
 from .codec import LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
 from .exceptions import InvalidMessage, ServerError
-from .functions import Function, Functions
-from .local_sessions import LocalSessions
+from .functions import Context, Function, Functions
 from .protocol import Json, ServerCommand, to_json
 from .redis_node import RedisNode
 from .service import Reply, Service, Users, Version
-from .sessions import MAX_SESSIONS, SESSION_LIFESPAN
+from .sessions import MAX_SESSIONS, SESSION_LIFESPAN, Sessions, SessionStore
 
 log = logging.getLogger("simplesockets.hpx")
 
@@ -155,6 +154,9 @@ class Server(Watched):
         self._shared: RedisNode | None = None
         if sessions is not None:
             self._shared = RedisNode(sessions, session_lifespan, max_sessions, self._told)
+            store: SessionStore[Context] = self._shared.sessions
+        else:
+            store = Sessions(session_lifespan, max_sessions, threading.RLock())
         self._service = Service(
             name,
             self._functions,
@@ -163,7 +165,7 @@ class Server(Watched):
             users={} if users is None else users,
             dev=dev,
             ready=ready,
-            sessions=self._shared.sessions if self._shared else LocalSessions(session_lifespan, max_sessions),
+            sessions=store,
             clock=clock,
             new_id=lambda: secrets.token_urlsafe(32),
         )

@@ -4,6 +4,7 @@ arguments; times are seconds of any steadily rising clock."""
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, Protocol, TypeVar
 
 SESSION_LIFESPAN = 20 * 60.0
@@ -23,6 +24,7 @@ MAX_ADDRESSES = 1024
 """Addresses that are remembered at a time; the one that failed longest ago goes first."""
 
 Context = TypeVar("Context")
+_NO_GUARD = nullcontext()
 
 
 class SessionStore(Protocol[Context]):
@@ -57,17 +59,25 @@ def check_limits(lifespan: float, limit: int) -> None:
 
 
 class Sessions(Generic[Context]):
-    """Contexts by the id of their session, in memory; for one thread at a time.
+    """Contexts by the id of their session, in memory.
 
     All live equally long, so the one that was idle longest is also the next to expire: they stand in that order.
 
     Args:
         lifespan: seconds that a session lives without being used; 0 is for ever.
         limit: sessions at a time; for one more, that which was idle longest goes.
+        guard: a lock, which may be taken again by who has it, and protects all of it; without it these are for one
+            thread at a time.
     """
 
-    def __init__(self, lifespan: float = SESSION_LIFESPAN, limit: int = MAX_SESSIONS) -> None:
+    def __init__(
+        self,
+        lifespan: float = SESSION_LIFESPAN,
+        limit: int = MAX_SESSIONS,
+        guard: AbstractContextManager[object] = _NO_GUARD,
+    ) -> None:
         check_limits(lifespan, limit)
+        self._guard = guard
         self._lifespan = lifespan
         self._limit = limit
         self._known: OrderedDict[str, tuple[Context, float]] = OrderedDict()  # with the time of their latest use
@@ -77,26 +87,27 @@ class Sessions(Generic[Context]):
 
     def add(self, session: str, context: Context, now: float) -> None:
         """Begin a session."""
-        self.expire(now)
-        if len(self._known) >= self._limit:
-            self._known.popitem(last=False)
-        self._known[session] = (context, now)
+        with self._guard:
+            self._expire(now)
+            if len(self._known) >= self._limit:
+                self._known.popitem(last=False)
+            self._known[session] = (context, now)
 
     def use(self, session: str, now: float) -> Context | None:
         """The context of a session, which lives on from now; None if it is unknown or has expired."""
-        self.expire(now)
-        found = self._known.get(session)
-        if found is None:
-            return None
-        self._known[session] = (found[0], now)
-        self._known.move_to_end(session)
-        return found[0]
+        with self._guard:
+            self._expire(now)
+            found = self._known.get(session)
+            if found is None:
+                return None
+            self._known[session] = (found[0], now)
+            self._known.move_to_end(session)
+            return found[0]
 
     def keep(self, context: Context) -> None:
         """Nothing has to be done: whoever uses the session gets this very context."""
 
-    def expire(self, now: float) -> None:
-        """Remove what has expired."""
+    def _expire(self, now: float) -> None:
         while self._lifespan and self._known:
             oldest = next(iter(self._known))
             if now - self._known[oldest][1] < self._lifespan:
@@ -105,7 +116,8 @@ class Sessions(Generic[Context]):
 
     def clear(self) -> None:
         """End all sessions."""
-        self._known.clear()
+        with self._guard:
+            self._known.clear()
 
 
 class LoginFailures:
