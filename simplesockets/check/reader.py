@@ -391,11 +391,7 @@ class Reader:
         if len(targets) == 3 and "server item" in values:
             self._rules.unpacked()
         for place, target in enumerate(targets):
-            sender = place == 0 and len(targets) == 3 and "server item" in values
-            found = frozenset({"Server_Client"}) if sender else NOTHING
-            if len(parts) == len(targets):
-                found = self.value(parts[place])
-            self._store(target, found, None)
+            self._store(target, self.value(parts[place]) if len(parts) == len(targets) else NOTHING, None)
 
     def _store_attribute(self, target: ast.Attribute, values: Values) -> None:
         owner = self.value(target.value)
@@ -416,8 +412,6 @@ class Reader:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.expr):
                 self.value(child)
-            elif isinstance(child, ast.keyword):
-                self.value(child.value)
         return NOTHING
 
     def _condition(self, node: ast.expr) -> None:
@@ -498,6 +492,9 @@ class Reader:
             if kind.startswith(("func:", "bound:")):
                 self._known.pass_on(kind, call.arguments, call.keywords)
                 found |= self._known.returns.get(kind.replace("bound:", "func:", 1), NOTHING)
+            elif kind.startswith("class:"):
+                for maker in self._known.members.get((kind, "__init__"), NOTHING):
+                    self._known.pass_on(_bound(maker), call.arguments, call.keywords)
         return found
 
     def _value_Lambda(self, node: ast.Lambda) -> Values:

@@ -43,7 +43,6 @@ MEMBERS: dict[str, dict[str, str]] = {
         "recved_data": "server items",
         "return_exceptions()": "exceptions",
         "event": "event",
-        "clients": "clients",
     },
     "TCPClient": {
         "return_recved_data()": "received items",
@@ -57,9 +56,6 @@ MEMBERS: dict[str, dict[str, str]] = {
     "collection": {"exceptions": "exceptions"},
     "server items": {EACH: "server item", ITEM: "server item"},
     "received items": {EACH: "received", ITEM: "received"},
-    "server item": {"from_": "Server_Client"},
-    "clients": {ITEM: "Server_Client", "get()": "Server_Client", "values()": "Server_Clients"},
-    "Server_Clients": {EACH: "Server_Client"},
     "HiSockServer": {
         "get_client()": "ClientInfo",
         "get_group()": "ClientInfos",
@@ -87,12 +83,9 @@ SETUP: dict[str, tuple[str, ...]] = {
 """The parameters of ``setup()`` in their order."""
 
 CALLBACK_ARGUMENTS: dict[tuple[str, str, int], tuple[str, ...]] = {
-    ("TCPServer", "on_receive", 3): ("Server_Client",),
-    ("TCPServer", "on_receive", 2): ("Server_Client", "received"),
+    ("TCPServer", "on_receive", 2): ("client", "received"),
     ("TCPServer", "on_receive", 1): ("received",),
     ("TCPServer", "on_connect", 1): ("connect address",),
-    ("TCPServer", "handle_client", 2): ("Server_Client",),
-    ("TCPServer", "handle_client", 1): ("Server_Client",),
     ("TCPClient", "on_receive", 1): ("received",),
 }
 """What callbacks get, as far as it matters."""

@@ -5,12 +5,14 @@ A line that ends with ``#! key`` is to be reported for that fact (or those facts
 
 from __future__ import annotations
 
+import ast
 import textwrap
 
 import pytest
 
 from simplesockets.check import FACTS, check_source
 from simplesockets.check.rules import Finding
+from simplesockets.check.signatures import arity
 
 IMPORT = "from simplesockets import TCPServer\n"
 SERVER = "from simplesockets import TCPServer\nserver = TCPServer()\nserver.setup('127.0.0.1')\nserver.start()\n"
@@ -111,9 +113,11 @@ PROGRAMS = {
         "        self.setup('h', on_receive=self.got, on_connect=self.came) #! callback\n"
         "    def got(self, client, received):\n        pass\n    def came(self):\n        pass",
         f"{IMPORT}class S(TCPServer):\n    def on_connect(self): #! callback callback-method\n        pass",
-        f"{SERVER}def f(*, key):\n    pass\nserver.on_connect = f #! callback",
+        f"{SERVER}def f(a, *, key):\n    pass\nserver.on_connect = f #! callback",
         f"{SERVER}server.on_connect = print\nserver.on_receive = None\nserver.on_receive = lambda a, b, c, d=1: 0",
         f"{SERVER}class A:\n    @staticmethod\n    def f(a):\n        pass\nserver.on_connect = A().f",
+        f"{SERVER}@cache\ndef f():\n    pass\nserver.on_connect = f",
+        f"{SERVER}@with_retries.of(3)\ndef f():\n    pass\nserver.on_connect = f",
         f"{SERVER}import functools\n@functools.lru_cache\ndef f():\n    pass\nserver.on_connect = f",
     ],
     "simplesockets:callback-method": [
@@ -321,6 +325,8 @@ USES = {
     "a function's parameter": "def f(y):\n    y._kill\nf(x)\n",
     "a named parameter": "def f(*, y):\n    y._kill\nf(y=x)\n",
     "a method's parameter": "class A:\n    def f(self, y):\n        y._kill\nA().f(x)\n",
+    "a constructor's parameter": "class A:\n    def __init__(self, y):\n        self.y = y\n    def f(self):\n"
+    "        self.y._kill\nA(x)\n",
     "an annotated parameter": "def f(y: TCPServer):\n    y._kill\n",
     "super": "class A(TCPServer):\n    def f(self):\n        super()._kill\n",
     "a closure": "def f():\n    return lambda: x._kill\n",
@@ -329,6 +335,8 @@ USES = {
     "a format": "f'{x._kill}'\n",
     "a deep expression": "a(b=[{1: -x._kill}])\n",
     "a match": "match 1:\n    case 1:\n        x._kill\n",
+    "a guard": "match 1:\n    case y if x._kill:\n        pass\n",
+    "a message": "assert y, x._kill\n",
     "a coroutine": "async def f():\n    async with a as b:\n        await g(x._kill)\n",
     "a decorator": "@d(x._kill)\nclass A:\n    pass\n",
     "a default": "def f(a=x._kill):\n    pass\n",
@@ -351,6 +359,12 @@ OTHERS = {
     "bound by a loop": f"{IMPORT}x = TCPServer()\nfor x in y:\n    x._kill",
     "a parameter": f"{IMPORT}x = TCPServer()\ndef f(x):\n    x._kill",
     "an exception": f"{IMPORT}x = TCPServer()\ntry:\n    pass\nexcept OSError as x:\n    x._kill",
+    "of another function": f"{IMPORT}def f():\n    x = TCPServer()\ndef g():\n    x._kill",
+    "of a class, in its method": f"{IMPORT}class A:\n    x = TCPServer()\n    def f(self):\n        x._kill",
+    "no self": f"{IMPORT}class A(TCPServer):\n    @staticmethod\n    def f(x):\n        x._kill",
+    "bound by a pattern": f"{IMPORT}x = TCPServer()\nmatch y:\n    case [1, x]:\n        x._kill",
+    "bound by a star": f"{IMPORT}x = TCPServer()\na, *x = y\nx._kill",
+    "a neighbour": "from .simplesockets import *\nfrom .hisock.server import *\nx = TCPServer()\nx._kill\njson",
     "text": "'import hisock; server._kill'",
     "nothing": "",
 }
@@ -410,3 +424,20 @@ def test_a_program_of_both_generations_of_two_packages_is_read_for_each() -> Non
         server.start()
     """)
     assert [finding.fact for finding in wrong(program)] == ["simplesockets:default-ip"]
+
+
+ARITIES = {
+    "lambda: 0": "no arguments",
+    "lambda a: 0": "1 argument",
+    "lambda a, b: 0": "2 arguments",
+    "lambda a, b=1: 0": "1 to 2 arguments",
+    "lambda *a: 0": "0 or more arguments",
+    "lambda a, *, b: 0": "arguments that have to be named",
+}
+
+
+@pytest.mark.parametrize("function", ARITIES)
+def test_what_a_function_takes_is_told_in_words(function: str) -> None:
+    expression = ast.parse(function, mode="eval").body
+    assert isinstance(expression, ast.Lambda)
+    assert str(arity(expression, bound=False)) == ARITIES[function]
