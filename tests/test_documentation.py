@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 import pytest
 
 from simplesockets import hisock
+from simplesockets.__main__ import parser
 
 from .support.certificates import CA, SERVER
 from .support.waiting import PATIENCE
@@ -124,6 +126,19 @@ def test_links_in_the_documents_lead_somewhere() -> None:
             assert (document.parent / link["path"]).exists(), f"{document.name}: {link['path']}"
 
 
+COMMANDS = [
+    words[3:]
+    for _, code in blocks("console")
+    for line in re.split("\n|&&", code)
+    if (words := shlex.split(line, comments=True))[:3] == ["python", "-m", "simplesockets"]
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_commands_in_the_documents_are_understood(arguments: list[str]) -> None:
+    assert callable(parser().parse_args(arguments).run)
+
+
 @pytest.mark.parametrize("code", SERVERS)
 def test_servers_in_the_documents_serve(code: str) -> None:
     port = free_port()
@@ -142,15 +157,27 @@ def test_servers_in_the_documents_serve(code: str) -> None:
             ends_well(process)
 
 
-@pytest.mark.parametrize("code", OTHERS)
-def test_clients_in_the_documents_talk(code: str) -> None:
+def serving(code: str) -> Iterator[int]:
     port = free_port()
-    with contextlib.ExitStack() as others:
-        if "9999" in code:  # else it has a server of its own
-            server = others.enter_context(running(HISOCK_SERVER if "hisock" in code else ECHO_SERVER, port))
-            connected(server, port).close()
-        with running(code, port) as program:
-            ends_well(program)
+    with running(code, port) as server:
+        connected(server, port).close()
+        yield port
+
+
+@pytest.fixture(scope="module")
+def echo_port() -> Iterator[int]:
+    yield from serving(ECHO_SERVER)
+
+
+@pytest.fixture(scope="module")
+def hisock_port() -> Iterator[int]:
+    yield from serving(HISOCK_SERVER)
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_clients_in_the_documents_talk(code: str, echo_port: int, hisock_port: int) -> None:
+    with running(code, hisock_port if "hisock" in code else echo_port) as program:
+        ends_well(program)
 
 
 @pytest.fixture(scope="session")
