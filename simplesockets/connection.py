@@ -88,7 +88,7 @@ class Connection:
         recv_buffer: bytes asked for in one read.
     """
 
-    __slots__ = (  # every message looks some of these up; and it is a third of the memory
+    __slots__ = (  # every message looks some of these up; and it takes half the memory
         "__weakref__",
         "_begun",
         "_busy_at",

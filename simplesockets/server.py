@@ -770,8 +770,8 @@ class TCPServer(Endpoint[ServerDispatch], Watched):
     def stats(self) -> Stats:
         """What this server counted since it was made: connections, bytes, messages, errors, what waits.
 
-        The counts are exact, and none ever goes down; :class:`~.stats.Stats` says what counts. Asking costs about a
-        microsecond for each client. :meth:`monitor` shows this, :meth:`serve_stats` lets other processes see it.
+        The counts are exact, and none ever goes down; :class:`~.stats.Stats` says what counts. Asking costs some
+        microseconds for each client. :meth:`monitor` shows this, :meth:`serve_stats` lets other processes see it.
 
         Raises:
             LifecycleError: there are worker processes, each of which counts its own.
