@@ -56,12 +56,7 @@ def enter(page: Browser) -> None:
 
 
 def choose(page: Browser, fname: str) -> None:
-    page.script(
-        "const select = document.getElementById('function');"
-        "select.selectedIndex = [...select.options].findIndex((each) => each.textContent === arguments[0]);"
-        "select.dispatchEvent(new Event('change'))",
-        fname,
-    )
+    page.choose("#function", fname)
 
 
 def answered(page: Browser, count: int) -> str:

@@ -92,6 +92,16 @@ class Browser:
         self._ask("POST", f"{element}/clear")
         self._ask("POST", f"{element}/value", {"text": text})
 
+    def choose(self, selector: str, text: str) -> None:
+        """Choose the option with that text."""
+        self.script(
+            "const select = document.querySelector(arguments[0]);"
+            "select.selectedIndex = [...select.options].findIndex((each) => each.textContent === arguments[1]);"
+            "select.dispatchEvent(new Event('change'))",
+            selector,
+            text,
+        )
+
     def press(self, *keys: str, held: str = "") -> None:
         """Press keys, wherever the focus is."""
         moves = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
