@@ -13,7 +13,8 @@
 It takes the place of the package ``hisock``, of both generations, in programs and on the wire. Programs that say
 ``import hisock`` get this one after :func:`install_as_hisock`.
 
-The files, in order: casting, protocol, groups and handlers are pure; loop has what server and client share.
+The files, in order: casting, protocol, groups and handlers are pure; loop has what server and client share. Several
+servers as one: backplane and neighbours are pure; then exchange, redis_backplane and cluster.
 """
 
 import sys
@@ -23,6 +24,7 @@ from .casting import ClientInfo
 from .client import HiSockClient, ThreadedHiSockClient, connect, threaded_connect
 from .constants import __version__
 from .errors import (
+    BackplaneError,
     ClientDisconnected,
     ClientException,
     ClientNotFound,
@@ -32,10 +34,12 @@ from .errors import (
     ServerException,
     ServerNotRunning,
 )
+from .redis_backplane import RedisBackplane
 from .server import HiSockServer, ThreadedHiSockServer, start_server, start_threaded_server
 from .utils import get_local_ip, input_client_config, input_server_config, ipstr_to_tup, iptup_to_str
 
 __all__ = [
+    "BackplaneError",
     "ClientDisconnected",
     "ClientException",
     "ClientInfo",
@@ -45,6 +49,7 @@ __all__ = [
     "HiSockServer",
     "InvalidHandler",
     "InvalidTypeCast",
+    "RedisBackplane",
     "ServerException",
     "ServerNotRunning",
     "ThreadedHiSockClient",

@@ -8,7 +8,8 @@ What 0.x documents as a plain ``TypeError`` is one here as well.
     │   ├── ClientDisconnected        this client was closed here            (ConnectionError)
     │   └── ServerNotRunning          the server is not there, or not any more (ConnectionError)
     ├── ServerException
-    │   └── GroupNotFound             nobody is in that group                (TypeError)
+    │   ├── GroupNotFound             nobody is in that group                (TypeError)
+    │   └── BackplaneError            what connects several servers is away  (ConnectionError)
     ├── InvalidTypeCast               content does not fit the type          (TypeError, ValueError)
     ├── InvalidHandler                a function does not fit its command    (TypeError, ValueError)
     ├── FunctionNotFoundException
@@ -42,6 +43,10 @@ class ServerNotRunning(ClientException, ConnectionError):
 
 class GroupNotFound(ServerException, TypeError):
     """No connected client is in that group."""
+
+
+class BackplaneError(ServerException, ConnectionError):
+    """What connects this server to the others is away, or was."""
 
 
 class InvalidTypeCast(SimpleSocketsError, TypeError, ValueError):

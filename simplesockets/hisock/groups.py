@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from .casting import ClientInfo, read_address
 from .errors import ClientNotFound
@@ -12,6 +12,9 @@ from .protocol import Dialect, Hello
 
 Identifier = str | tuple[str, int] | ClientInfo
 """How a client is named: its name, ``"ip:port"``, ``(ip, port)``, or its ClientInfo."""
+
+HEARD_BY_NOBODY, HEARD_BY_MODERN, HEARD_BY_ALL = range(3)
+"""Who was told that somebody joined: first those of 2.x, after the ``join`` handler those of 0.x, too."""
 
 
 class Member:
@@ -32,6 +35,7 @@ class Member:
         """What programs get. It is theirs: what they change in it changes nothing here."""
         self.number = 0
         """Rises in the order of connecting."""
+        self.heard_of = HEARD_BY_NOBODY
 
     def __repr__(self) -> str:
         return f"<member {self.address}, {self.dialect.version}>"
@@ -59,9 +63,9 @@ class Members(Generic[Some]):
     def __contains__(self, member: Some) -> bool:
         return self._by_address.get(member.address) is member
 
-    def add(self, member: Some) -> None:
-        """Take in who connected."""
-        member.number = next(self._numbers)
+    def add(self, member: Some, number: int = 0) -> None:
+        """Take in who connected. The number is the next one, unless there is one that counts elsewhere, too."""
+        member.number = number or next(self._numbers)
         self._by_address[member.address] = member
         self._index(member)
 
@@ -101,7 +105,11 @@ class Members(Generic[Some]):
 
     def in_group(self, group: str | None) -> list[Some]:
         """Who is in this group; None is no group."""
-        return _in_order(self._by_group.get(group, ()))
+        return in_order(self._by_group.get(group, ()))
+
+    def has_group(self, group: str | None) -> bool:
+        """Whether somebody is in this group."""
+        return group in self._by_group
 
     def find(self, who: object) -> list[Some]:
         """Whom an identifier names: several, if it is a name that several have; at least one.
@@ -111,15 +119,20 @@ class Members(Generic[Some]):
             ClientNotFound: nobody of that name or address is connected.
         """
         address = address_in(who)
+        return self.matching(who, address) or not_found(who, address)
+
+    def matching(self, who: object, address: tuple[str, int] | None) -> list[Some]:
+        """Likewise, or nobody. The address is the one that the identifier is, if any."""
         if address is not None:
             member = self._by_address.get(address)
-            found = [member] if member is not None else []
-        else:
-            found = _in_order(self._by_name.get(str(who), ()))
-        if not found:
-            shown = f"{address[0]}:{address[1]}" if address is not None else who
-            raise ClientNotFound(f"no client {shown!r} is connected (any more); get_all_clients() lists those that are")
-        return found
+            return [member] if member is not None else []
+        return in_order(self._by_name.get(str(who), ()))
+
+
+def not_found(who: object, address: tuple[str, int] | None) -> NoReturn:
+    """Nobody is named so."""
+    shown = f"{address[0]}:{address[1]}" if address is not None else who
+    raise ClientNotFound(f"no client {shown!r} is connected (any more); get_all_clients() lists those that are")
 
 
 def address_in(who: object) -> tuple[str, int] | None:
@@ -141,5 +154,6 @@ def address_in(who: object) -> tuple[str, int] | None:
     raise ValueError(f"a client is named by its name, 'ip:port', (ip, port) or its ClientInfo, not by {who!r}")
 
 
-def _in_order(members: Iterable[Some]) -> list[Some]:
+def in_order(members: Iterable[Some]) -> list[Some]:
+    """In the order of connecting."""
     return sorted(members, key=lambda member: member.number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import logging
 import socket
 import threading
@@ -29,12 +28,15 @@ from ..timing import Deadline, check_seconds
 from ..transport import SEND_TIMEOUT, check_count
 from ..watching import Attendants, Watched
 from . import protocol
+from .backplane import EVERYBODY, Backplane, Row, Target
 from .casting import ClientAddress, ClientInfo, to_content
+from .cluster import Cluster, backplane_of, described, rows
 from .errors import ClientDisconnected, GroupNotFound
-from .groups import Identifier, Member, Members
+from .groups import HEARD_BY_ALL, HEARD_BY_MODERN, HEARD_BY_NOBODY, Identifier, Member, Members, address_in
 from .handlers import Form, Handlers, Message
 from .loop import Call, ErrorHandler, HiSockLoop, Threaded, Unclaimed, check_address, context_for
-from .protocol import Dialect, ServerProtocol
+from .neighbours import Remote
+from .protocol import MODERN, Dialect, ServerProtocol
 from .utils import (
     Client,
     ClientException,
@@ -98,10 +100,6 @@ _HEADER_LEN = _Default(protocol.HEADER_LEN)
 _MAX_CONNECTIONS = _Default(0)
 
 
-_NOBODY, _MODERN, _ALL = range(3)
-"""Who was told that somebody joined: first those of 2.x, after the ``join`` handler those of 0.x, too."""
-
-
 class _Member(Member):
     """A connected client, with what it takes to talk to it."""
 
@@ -110,7 +108,6 @@ class _Member(Member):
         self.info._socket = client.socket
         self.client = client
         self.outbox = outbox
-        self.heard_of = _NOBODY  # who was told that it joined
         self.being_announced = False
         self.dismissed = False  # it left, or was disconnected, as far as the others are concerned
 
@@ -147,13 +144,16 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         max_per_address: how many connections at once from one IP address; further ones are reset at once, and counted
             in :attr:`refused`. None is without limit.
         engine: ``"threads"``, or ``"pool"`` for many clients (see :meth:`simplesockets.TCPServer.setup`).
+        backplane: where several servers meet to be one service: ``"redis://host:6379/0"``, or a
+            :class:`RedisBackplane`. Looking up, sending and disconnecting are over all of them then. None: this one is
+            alone.
 
     The order of 2.x, ``(addr, max_connections, header_len, cache_size, keepalive)``, works as well: a number in the
     second place means it.
 
     Raises:
         OSError: the address cannot be used (:class:`~simplesockets.BindError`, or a ``socket.gaierror``).
-        SetupError: a file of ``tls`` cannot be used.
+        SetupError: a file of ``tls`` cannot be used, or redis-py is missing for the backplane.
         TypeError, ValueError: an argument is of no use.
 
     Everything but the loop may be called from any thread. Source: 0.x; the keyword-only arguments after
@@ -179,6 +179,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         idle_timeout: float | None = None,
         max_per_address: int | None = None,
         engine: EngineName = "threads",
+        backplane: str | Backplane | None = None,
     ) -> None:
         if isinstance(blocking, int) and not isinstance(blocking, bool):  # the order of 2.x
             if isinstance(tls, bool):
@@ -197,6 +198,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         check_seconds("keepalive_interval", keepalive_interval, unlimited=False)
         check_seconds("keepalive_timeout", keepalive_timeout, unlimited=False)
         context = context_for(tls, server=True)
+        meeting = backplane_of(backplane)
         self._tcp = TCPServer()
         super().__init__(Handlers(_RESERVED, _ORDINARY), self._tcp._mailbox, blocking, int(header_len), cache_size)
         self.max_connections = int(max_connections)
@@ -231,6 +233,11 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         self._courier = Courier(self._name, send_timeout)
         if keepalive:
             self._later(keepalive_interval, self._ask_who_is_there)
+        self.cluster: Cluster | None = None
+        """This server as one node of several: how the backplane fares. None without one."""
+        if meeting is not None:
+            self.cluster = Cluster(meeting, _Node(self), self._lock, self._name)
+            self.cluster.start()
         self._tcp.start()
 
     # ------------------------------------------------------------------------------------------------------ loop
@@ -255,6 +262,8 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         """
         deadline = Deadline(timeout, time.monotonic())
         self._say_goodbye(timeout / 2)
+        if self.cluster is not None:
+            self._leave_cluster(self.cluster, timeout / 2)
         self._courier.join((deadline.left(time.monotonic()) or 0.0) / 2)
         self._tcp.close(deadline.left(time.monotonic()) or 0.0)
         self._courier.join(deadline.left(time.monotonic()))
@@ -268,11 +277,15 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         if closer is None:
             try:
                 self._tcp.stop()
-                self.disconnect_all_clients()
+                self._disconnect_everybody(force=False)
             finally:
                 self._said_goodbye.set()
         elif closer != threading.get_ident():  # else in a signal handler that interrupted it
             self._said_goodbye.wait(patience)
+
+    def _leave_cluster(self, cluster: Cluster, patience: float) -> None:
+        if busy := cluster.close(Deadline(patience, time.monotonic())):
+            log.warning("close() left threads behind that wait for the backplane: %s", ", ".join(busy))
 
     def __enter__(self) -> Self:
         return self
@@ -309,8 +322,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
 
         Source: 0.x; the function is of 2.x.
         """
-        with self._lock:
-            clients = [member.info for member in self._members.all()]
+        clients = [member.info for member in self._all()]
         if key is None:
             return list(clients)
         if callable(key):
@@ -350,7 +362,13 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
 
         Source: 0.x.
         """
-        return [member.info for member in self._group(group)]
+        name = _group_name(group)
+        with self._lock:
+            here = self._members.in_group(name)
+            found = here if self.cluster is None else self.cluster.in_group(name, here)
+        if not found:
+            raise _nobody_in(name)
+        return [member.info for member in found]
 
     @property
     def clients(self) -> dict[socket.socket, ClientInfo]:
@@ -422,7 +440,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         Source: 0.x.
         """
         protocol.check_command(command)
-        self._post([self._find(client)], lambda dialect, data: dialect.command(command, data), content)
+        self._post_client(self._find(client), command, content)
 
     def send_group(self, group: str | ClientInfo | None, command: str, content: object = None) -> None:
         """Send a command to all clients of a group. Never waits for them.
@@ -438,12 +456,12 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         Source: 0.x.
         """
         protocol.check_command(command)
-        self._post(self._group(group), lambda dialect, data: dialect.command(command, data), content)
+        self._post_group(group, command, content)
 
     def send_all_clients(self, command: str, content: object = None) -> None:
         """Send a command to everybody. Never waits for them. Arguments, errors: as :meth:`send_client`. Source: 0.x."""
         protocol.check_command(command)
-        self._post(self._everybody(), lambda dialect, data: dialect.command(command, data), content)
+        self._post_all(command, content)
 
     def send_client_raw(self, client: Identifier, content: object = None) -> None:
         """Send content without a command to one client; it gets it with ``recv_raw()``.
@@ -453,25 +471,49 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
 
         Source: 0.x.
         """
-        self._post([self._find(client)], _raw, content)
+        self._post_client(self._find(client), None, content)
 
     def send_group_raw(self, group: str | ClientInfo | None, content: object = None) -> None:
         """Send content without a command to a group. Errors: as the other methods. Source: 0.x."""
-        self._post(self._group(group), _raw, content)
+        self._post_group(group, None, content)
 
     def send_all_clients_raw(self, content: object = None) -> None:
         """Send content without a command to everybody. Errors: as the other methods. Source: 1.x."""
-        self._post(self._everybody(), _raw, content)
+        self._post_all(None, content)
 
-    def _post(self, members: Iterable[_Member], body: Callable[[Dialect, bytes], bytes], content: object) -> None:
-        # Each dialect's form is made once, and only if somebody needs it.
+    def _post_client(self, member: _Member | Remote, command: str | None, content: object) -> None:
+        if isinstance(member, _Member):
+            self._post([member], command, content)
+        else:
+            self._post([], command, content, _target(member))
+
+    def _post_group(self, group: str | ClientInfo | None, command: str | None, content: object) -> None:
+        name = _group_name(group)
+        with self._lock:
+            members = self._members.in_group(name)
+        elsewhere = None if self.cluster is None else self.cluster.others_in(name)
+        if not members and elsewhere is None:
+            raise _nobody_in(name)
+        self._post(members, command, content, elsewhere)
+
+    def _post_all(self, command: str | None, content: object) -> None:
+        elsewhere = None if self.cluster is None else self.cluster.others()
+        self._post(self._everybody(), command, content, elsewhere)
+
+    def _post(
+        self, members: Sequence[_Member], command: str | None, content: object, elsewhere: Target | None = None
+    ) -> None:
+        # Each dialect's form is made once, and only if somebody needs it; elsewhere somebody may need the longer one.
         # All are made before any is sent: what does not fit the header reaches nobody.
         data = to_content(content)
-        receivers = list(members)
-        dialects = {member.dialect for member in receivers}
-        frames = {dialect: self._writer.encode(body(dialect, data)) for dialect in dialects}
-        for member in receivers:
+        dialects = {member.dialect for member in members}
+        if elsewhere is not None:
+            dialects.add(MODERN)
+        frames = {dialect: self._writer.encode(_body(dialect, command, data)) for dialect in dialects}
+        for member in members:
             member.outbox.post(frames[member.dialect])
+        if elsewhere is not None and self.cluster is not None:
+            self.cluster.send(elsewhere, command, data)
 
     def _post_word(self, members: Iterable[_Member], word: bytes, rest: bytes = b"") -> None:
         # Clients choose names, and what they look up; so what is too long must not end more than the notice of it.
@@ -503,6 +545,12 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         Source: 0.x.
         """
         member = self._find(client)
+        if isinstance(member, _Member):
+            self._disconnect(member, force, call_func)
+        elif self.cluster is not None:
+            self.cluster.kick(_target(member), bool(force), bool(call_func))
+
+    def _disconnect(self, member: _Member, force: bool, call_func: bool) -> None:
         with self._lock:
             others = self._forget(member)
             if others is None:
@@ -516,16 +564,24 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
             self._call_in_loop(lambda: self._tell_left(others, member))
         else:
             self._tell_left(others, member)
-        if call_func and member.heard_of != _NOBODY:
+        if call_func and member.heard_of != HEARD_BY_NOBODY:
             self._call_in_loop(lambda: self._call_reserved("leave", Message(member.info)))
 
     def disconnect_all_clients(self, force: bool = False) -> None:
         """Disconnect everybody, as :meth:`disconnect_client` does. Source: 0.x."""
+        self._disconnect_everybody(force)
+        if self.cluster is not None and self.cluster.others() is not None:
+            self.cluster.kick(EVERYBODY, bool(force), False)
+
+    def _disconnect_everybody(self, force: bool) -> None:
         with self._lock:
             members = self._members.all()
             for member in members:
-                self._forget(member)
+                self._members.remove(member)
+                self._member_of.pop(member.client, None)
                 member.dismissed = True
+            if self.cluster is not None:
+                self.cluster.emptied()
         for member in members:
             if not force:
                 self._post_word([member], protocol.KICKED)
@@ -666,15 +722,18 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
             self._later(0.0, lambda: self._refuse(member))
             return
         others = self._members.all()
-        self._members.add(member)
+        self._members.add(member, 0 if self.cluster is None else time.time_ns())
         self._member_of[client] = member
+        if self.cluster is not None:
+            self.cluster.joined(member)
         self._calls.append(lambda: self._welcome(member, others))
 
     def _welcome(self, member: _Member, others: list[_Member]) -> None:
         # Clients of 2.x hear of it before the handler runs, the new one included; those of 0.x after.
-        if self._announce(member, [each for each in [*others, member] if each.dialect.modern], _MODERN):
+        modern = [each for each in [*others, member] if each.dialect.modern]
+        if self._announce(member, modern, HEARD_BY_MODERN):
             self._call_reserved("join", Message(member.info))
-            self._announce(member, [each for each in others if not each.dialect.modern], _ALL)
+            self._announce(member, [each for each in others if not each.dialect.modern], HEARD_BY_ALL)
 
     def _announce(self, member: _Member, others: list[_Member], which: int) -> bool:
         # Not where somebody disconnected it meanwhile: then who was not told that it joined hears nothing of it.
@@ -682,7 +741,9 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
             if member.dismissed:
                 return False
             member.heard_of, member.being_announced = which, True
-        self._post_word(others, protocol.JOINED, _described(member))
+            if self.cluster is not None:
+                self.cluster.told(member)
+        self._post_word(others, protocol.JOINED, described(member))
         member.being_announced = False
         return True
 
@@ -699,14 +760,18 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         self._call_reserved("leave", Message(member.info))
 
     def _tell_left(self, others: list[_Member], member: _Member) -> None:
-        told = [each for each in others if member.heard_of > (_NOBODY if each.dialect.modern else _MODERN)]
-        self._post_word(told, protocol.LEFT, _described(member))
+        told = [
+            each for each in others if member.heard_of > (HEARD_BY_NOBODY if each.dialect.modern else HEARD_BY_MODERN)
+        ]
+        self._post_word(told, protocol.LEFT, described(member))
 
     def _forget(self, member: _Member) -> list[_Member] | None:
         # Under the lock. Gives the others; None if it was forgotten before.
         if not self._members.remove(member):
             return None
         self._member_of.pop(member.client, None)
+        if self.cluster is not None:
+            self.cluster.left(member)
         return self._members.all()
 
     _WORDS: ClassVar = (
@@ -740,6 +805,8 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         new = given or (None if bare else hello.name if rename else hello.group)
         old = member.name if rename else member.group
         self._members.change(member, name=new if rename else member.name, group=member.group if rename else new)
+        if self.cluster is not None:
+            self.cluster.changed(member)
         message = Message(member.info, old=old, new=new)
         name = "name_change" if rename else "group_change"
         if (handler := self._handlers.reserved(name)) is not None:
@@ -750,7 +817,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         try:
             identifier = _identifier(who)  # not under the lock: it parses
             with self._lock:
-                found = self._members.find(identifier)[0].described()
+                found = self._found(identifier)[0].described()
         except TypeError:  # nobody
             found = {"traceback": protocol.UNKNOWN_CLIENT}
         except ValueError as failure:
@@ -767,25 +834,25 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
 
     # ------------------------------------------------------------------------------------------------------- inside
 
-    def _find(self, client: object) -> _Member:
+    def _find(self, client: object) -> _Member | Remote:
         with self._lock:
-            found = self._members.find(client)
+            found = self._found(client)
         if len(found) > 1:
             first = ClientAddress(found[0].address)
             text = f"{len(found)} clients are called {client!r}; the first to have connected, {first}, is meant"
             warnings.warn(text, UserWarning, stacklevel=3)
-        return found[0]
+        return cast("_Member | Remote", found[0])
 
-    def _group(self, group: str | ClientInfo | None) -> list[_Member]:
-        if isinstance(group, ClientInfo):
-            if group.group is None:
-                raise GroupNotFound(f"{group} is in no group, so nothing can be sent to it")
-            group = group.group
+    def _found(self, client: object) -> Sequence[Member]:
+        # Under the lock.
+        if self.cluster is None:
+            return self._members.find(client)
+        return self.cluster.find(client, self._members.matching(client, address_in(client)))
+
+    def _all(self) -> Sequence[Member]:
         with self._lock:
-            members = self._members.in_group(group)
-        if not members:
-            raise GroupNotFound(f"no connected client is in the group {group!r}")
-        return members
+            here = self._members.all()
+            return here if self.cluster is None else self.cluster.all(here)
 
     def _everybody(self) -> list[_Member]:
         with self._lock:
@@ -803,16 +870,66 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         return ClientDisconnected("this server was closed; nothing will be received any more")
 
 
+def _group_name(group: str | ClientInfo | None) -> str | None:
+    if not isinstance(group, ClientInfo):
+        return group
+    if group.group is None:
+        raise GroupNotFound(f"{group} is in no group, so nothing can be sent to it")
+    return group.group
+
+
+def _nobody_in(group: str | None) -> GroupNotFound:
+    return GroupNotFound(f"no connected client is in the group {group!r}")
+
+
+def _target(member: Remote) -> Target:
+    return ("client", member.node, *member.address, member.number)
+
+
 def _protocol(client: Server_Client) -> ServerProtocol:
     return cast("ServerProtocol", client.protocol)
 
 
-def _described(member: _Member) -> bytes:
-    return json.dumps(member.described()).encode()
+def _body(dialect: Dialect, command: str | None, content: bytes) -> bytes:
+    return protocol.check_raw(content) if command is None else dialect.command(command, content)
 
 
-def _raw(_: Dialect, content: bytes) -> bytes:
-    return protocol.check_raw(content)
+class _Node:
+    """The server, as its cluster sees it."""
+
+    def __init__(self, server: HiSockServer) -> None:
+        self._server = server
+
+    def local_rows(self) -> list[Row]:
+        return rows(self._server._members.all())
+
+    def deliver(self, target: Target, command: str | None, content: bytes) -> None:
+        try:
+            self._server._post(self._meant(target), command, content)
+        except ValueError as failure:  # it fits the header there, and not here
+            log.warning("a message of another node was not delivered: %s", failure)
+
+    def dismiss(self, target: Target, force: bool, call_func: bool) -> None:
+        if target == EVERYBODY:
+            self._server._disconnect_everybody(force)
+        else:
+            for member in self._meant(target):
+                self._server._disconnect(member, force, call_func)
+
+    def tell(self, word: bytes, member: Member, heard: Sequence[bool]) -> None:
+        receivers = [each for each in self._server._everybody() if heard[each.dialect.modern]]
+        self._server._post_word(receivers, word, described(member))
+
+    def _meant(self, target: Target) -> list[_Member]:
+        members = self._server._members
+        with self._server._lock:
+            if target[0] == "group":
+                return members.in_group(cast("str | None", target[1]))
+            if target[0] == "client":
+                _, _, host, port, number = cast("tuple[str, str, str, int, int]", target)
+                member = members.at((host, port))
+                return [member] if member is not None and member.number == number else []
+            return members.all()
 
 
 _ADDRESS_LIMIT = 200

@@ -52,7 +52,7 @@ def connected(to: HiSockServer, kind: str, name: str = "Ann") -> Iterator[RawCli
 
 
 def member(of: HiSockServer, name: str = "Ann") -> _Member:
-    return of._find(name)
+    return of._members.find(name)[0]
 
 
 @kinds
