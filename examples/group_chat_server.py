@@ -1,8 +1,16 @@
-"""A chat with rooms. Run it, then group_chat_client.py in several terminals; Ctrl-C ends it."""
+"""A chat with rooms. Run it, then group_chat_client.py in several terminals; Ctrl-C ends it.
+
+On several nodes: run redis-server; run this three times with a port and a place to meet, such as
+`group_chat_server.py 9001 redis://localhost`; and run a balancer, such as `haproxy -db -f group_chat_haproxy.cfg`.
+"""
+
+import sys
 
 from simplesockets import hisock
 
-server = hisock.start_server(("127.0.0.1", 9999))
+port = int(sys.argv[1]) if len(sys.argv) > 1 else 9999
+backplane = sys.argv[2] if len(sys.argv) > 2 else None
+server = hisock.HiSockServer(("127.0.0.1", port), backplane=backplane)
 
 
 def tell(room, text):
@@ -44,5 +52,5 @@ def moved(client, old, new):
     tell(new, f"{client.name} came in")
 
 
-print("chat server on 127.0.0.1:9999", flush=True)
+print(f"chat server on 127.0.0.1:{port}", flush=True)
 server.start()

@@ -1,9 +1,10 @@
-"""The examples, played by programs: the group chat and the game."""
+"""The examples, played by programs: the group chat, on one node and on three, and the game."""
 
 from __future__ import annotations
 
 import contextlib
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,8 +12,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..support.programs import free_port
+from simplesockets import Reconnect
+from simplesockets.hisock import HiSockClient
+
+from ..support.programs import free_port, is_listening
+from ..support.redis import RedisServer
 from ..support.waiting import PATIENCE, wait_until
+from .running import looping
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
@@ -97,6 +103,84 @@ def test_the_group_chat(port: int) -> None:
                 bob.wait_for_end()
                 ann.wait_for("* Rob left")
         assert "Rob: alone" not in ann.lines
+
+
+@contextlib.contextmanager
+def balancer(port: int, nodes: list[int], directory: pathlib.Path) -> Iterator[None]:
+    """haproxy, as the example has it."""
+    if shutil.which("haproxy") is None:
+        pytest.skip("haproxy is not installed: apt-get install haproxy, or whatever puts it on the PATH here")
+    text = (EXAMPLES / "group_chat_haproxy.cfg").read_text().replace("9999", str(port))
+    for number, node in enumerate(nodes, 9001):
+        text = text.replace(str(number), str(node))
+    settings = directory / "haproxy.cfg"
+    settings.write_text(text)
+    with subprocess.Popen(["haproxy", "-db", "-f", str(settings)], stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: is_listening(port), "haproxy to listen")
+            yield
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def three_nodes(redis: RedisServer, port: int, directory: pathlib.Path) -> Iterator[list[Terminal]]:
+    ports = [free_port() for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for each in ports:
+            node = stack.enter_context(terminal("group_chat_server.py", 9999, str(each), redis.tcp_url))
+            node.wait_for(f"chat server on 127.0.0.1:{each}")
+            nodes.append(node)
+        stack.enter_context(balancer(port, ports, directory))
+        yield nodes
+
+
+def test_the_group_chat_on_three_nodes(port: int, redis_server: RedisServer, tmp_path: pathlib.Path) -> None:
+    names = ["Ann", "Bob", "Eve"]
+    with three_nodes(redis_server, port, tmp_path), contextlib.ExitStack() as stack:
+        people = {}
+        for name in names:  # one after the other, so each is on another node
+            people[name] = stack.enter_context(terminal("group_chat_client.py", port, name, "red"))
+            for each in people.values():
+                each.wait_for(f"* {name} came in")
+        people["Eve"].type("/who")
+        people["Eve"].wait_for("* in red: Ann, Bob, Eve")
+        for name in names:
+            people[name].type(f"from {name}")
+        for each in people.values():
+            for name in names:
+                each.wait_for(f"{name}: from {name}")
+        people["Bob"].type("/name Rob")
+        people["Ann"].wait_for("* Bob is Rob now")
+        people["Bob"].type("/quit")
+        for name in ("Ann", "Eve"):
+            people[name].wait_for("* Rob left")
+            assert len(people[name].lines) == len(set(people[name].lines))
+
+
+def test_who_was_on_a_node_that_died_is_in_the_chat_again(
+    port: int, redis_server: RedisServer, tmp_path: pathlib.Path
+) -> None:
+    said: dict[str, list[str]] = {"Ann": [], "Bob": [], "Eve": []}
+    again = Reconnect(first=0.1, most=1.0, initially=True)
+    with three_nodes(redis_server, port, tmp_path) as nodes, contextlib.ExitStack() as stack:
+        clients = {}
+        for name, lines in said.items():
+            client = HiSockClient(("127.0.0.1", port), name, "red", reconnect=again)
+            client.on("said")(lambda message, lines=lines: lines.append(message.decode()))
+            client.on("told")(lambda message, lines=lines: lines.append(message.decode()))
+            stack.enter_context(looping(client))
+            clients[name] = client
+            wait_until(lambda lines=lines, name=name: f"{name} came in" in lines, f"{name} to come in")  # type: ignore[misc]
+        nodes[0].process.kill()
+        wait_until(lambda: any(lines.count(f"{name} came in") == 2 for name, lines in said.items()), "one to come back")
+        for client in clients.values():
+            wait_until(lambda client=client: not client.reconnecting)  # type: ignore[misc]
+        clients["Eve"].send("say", "all here?")
+        for name, lines in said.items():
+            wait_until(lambda lines=lines: any("all here?" in line for line in lines), f"{name} to hear it")  # type: ignore[misc]
+            assert sum("all here?" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize(
