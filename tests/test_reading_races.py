@@ -261,9 +261,10 @@ def test_close_is_not_undone_by_an_on_disconnect_that_reconnects(bare: TCPClient
 
 
 def test_a_thread_that_the_system_refuses_for_timers_hinders_no_disconnect(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = threading.Event()
-    with running_server(on_disconnect=lambda address: gone.set()) as server, raw_client(server) as sock:
-        wait_until(lambda: server.clients)
+    came, gone = threading.Event(), threading.Event()
+    hooks = {"on_connect": lambda address: came.set(), "on_disconnect": lambda address: gone.set()}
+    with running_server(**hooks) as server, raw_client(server) as sock:
+        assert came.wait(PATIENCE)  # who is disconnected before that has not come, and does not go
         start = threading.Thread.start
 
         def refuse(self: threading.Thread) -> None:
