@@ -58,6 +58,8 @@ PURE = [
     "hisock/casting",
     "hisock/protocol",
     "hisock/groups",
+    "hisock/backplane",
+    "hisock/neighbours",
     "check/vocabulary",
     "check/facts",
     "check/reader",
