@@ -69,10 +69,14 @@ PROGRAMS = {
         f"{CLIENT}for e in client.return_recved_data():\n    len(e)",
     ],
     "simplesockets:index": [
+        "from simplesockets import Socket_Response, TCPServer\ns = TCPServer()\ns.recved_data[0][0] #! index",
+        "from simplesockets.simple_sockets import TCPServer\ns = TCPServer()\ns.recved_data[0][0] #! index",
+        "from simplesockets.simplesockets import TCPServer\ns = TCPServer()\ns.recved_data[0][0]",
         f"{SERVER}for e in server.return_recved_data():\n    e[0] #! index\n    e.response[0]",
         f"{SERVER}for e in server.return_recved_data():\n    server.send_data(e[2], e[0])",
     ],
     "simplesockets:isinstance": [
+        f"{CLIENT}for e in client.return_recved_data():\n    isinstance(e, bytes | str) #! isinstance",
         f"{SERVER}for e in server.recved_data:\n    isinstance(e, tuple) #! isinstance\n    isinstance(e, bytes)",
         f"{CLIENT}for e in client.return_recved_data():\n    isinstance(e, (str, bytes)) #! isinstance",
         "from simplesockets import TCPClient\nclient = TCPClient()\n"
@@ -91,6 +95,7 @@ PROGRAMS = {
         f"{SERVER}e = server.return_exceptions()\nisinstance(e, dict) #! exceptions-dict\ne == {{}} #! exceptions-dict",
     ],
     "simplesockets:exceptions-truth": [
+        f"{SERVER}print(server.event.exception.exceptions)",
         f"{SERVER}if server.event.exception.exceptions: #! exceptions-truth\n    pass",
         f"{SERVER}assert server.event.exception.exceptions #! exceptions-truth",
         f"{CLIENT}while not client.event.exception.exceptions: #! exceptions-truth\n    pass",
@@ -140,6 +145,8 @@ PROGRAMS = {
         "from simplesockets.simplesockets import TCPServer\ns = TCPServer()\ns.setup()\ns.start()",
     ],
     "simplesockets:never-started": [
+        f"{IMPORT}s = TCPServer()\ns.setup('::1') #! never-started\ns.event.accepting_thread.x = 1",
+        f"{CLIENT}client.start()\nimport simplesockets\ns = simplesockets.TCPServer()\ns.setup('::1') #! never-started",
         "from simplesockets import TCPServer\ns = TCPServer()\ns.setup('::1') #! never-started",
         "from simplesockets import TCPServer\ns = TCPServer()\ns.setup('::1')\nwith s:\n    pass",
         "from simplesockets import TCPServer\ns = TCPServer()\ns.setup('::1')\ns.event.accepting_thread.run = True",
@@ -201,6 +208,8 @@ PROGRAMS = {
         f"{HISOCK}info = server.get_client('a')\ninfo.group = None #! info-assign\ninfo['group'] = None",
     ],
     "hisock:ip-text": [
+        f"{HISOCK}@server.on('join')\ndef join(c):\n    use(c.ip)",
+        f"{CHAT}@client.on('x')\ndef f(m):\n    print(m.ip)",
         f"{HISOCK}@server.on('join')\ndef join(c):\n    print(f'{{c.ip}}') #! ip-text\n    c.ip[0]\n    f'{{c.name}}'",
         f"{HISOCK}for c in server.get_all_clients():\n    str(c['ip']) #! ip-text",
         f"{CHAT}print('who', client.get_client('a').ip) #! ip-text",
@@ -237,6 +246,7 @@ PROGRAMS = {
         "hisock.HiSockClient(a, cache_size=5)",
     ],
     "hisock:empty-content": [
+        f"{HISOCK}server.disconnect_client(c, True, 0)\nserver.send_client(c, 'x', False)",
         f"{CHAT}client.send('x', 0) #! empty-content\nclient.send('x', 1)",
         f"{CHAT}client.send('x', content=[]) #! empty-content",
         f"{HISOCK}server.send_client(c, 'x', {{}}) #! empty-content\nserver.send_all_clients('x', {{'a': 1}})",
