@@ -22,6 +22,7 @@ from .endpoint import Endpoint, EndpointEvents
 from .engine import LINGER_AT_CLOSE, ThreadEngine, is_nested
 from .errors import BusyError, ConnectionClosed, FileIncomplete, FileTimeout, ProtocolError, SetupError
 from .events import Data, Ending, Event, ExceptionList, ReceivedBytes, to_bytes
+from .hints import Forgotten
 from .mailbox import Bell, Flag, Mailbox
 from .protocol import ProtocolFactory, RawProtocol
 from .reconnection import Episode, Reconnector
@@ -226,6 +227,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         Source: manual.
         """
         target = self._require_setup("connect()")
+        self._warn_of_misspelt()
         try:
             self.open()
         except OSError as failure:
@@ -403,10 +405,16 @@ class TCPClient(Endpoint[ClientDispatch]):
                 raise self._why_not_connected()
             connection.send(content)
         except OSError as failure:
-            self._dispatch.journal.record(failure, "could not send", level=logging.INFO)
-            self._lost(connection, failure)
+            self._not_sent(connection, failure)
             return False
         return True
+
+    def _not_sent(self, connection: Connection | None, failure: OSError) -> None:
+        # That the other end went away may happen to any program; to send where nobody can be is a mistake.
+        mistaken = connection is self._let_go and not self._reconnector.active  # both are None before the first
+        level = logging.WARNING if mistaken else logging.INFO
+        self._dispatch.journal.record(failure, "could not send", level=level)
+        self._lost(connection, failure)
 
     def send_file(
         self,
@@ -450,8 +458,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         else:
             _, failure = files.send(connection, path, progress, offset=offset, count=count)
         if failure is not None:
-            self._dispatch.journal.record(failure, "could not send", level=logging.INFO)
-            self._lost(connection, failure)
+            self._not_sent(connection, failure)
         return failure is None
 
     def _why_not_connected(self) -> ConnectionClosed:
@@ -495,6 +502,7 @@ class TCPClient(Endpoint[ClientDispatch]):
                 self._start_reader(connection)
             else:
                 connection.turn(False)
+                self._mailbox.new_data.hint = Forgotten(self._missing)
         return True
 
     def recv_data(self, *, timeout: float | None = None) -> ReceivedBytes:
@@ -525,7 +533,8 @@ class TCPClient(Endpoint[ClientDispatch]):
             self._lost(connection, failure)
             data = b""
         except OSError as failure:
-            self._dispatch.journal.record(failure, "could not receive", level=logging.INFO)
+            level = logging.WARNING if connection is None else logging.INFO
+            self._dispatch.journal.record(failure, "could not receive", level=level)
             self._lost(connection, failure)
             data = b""
         else:
@@ -641,6 +650,15 @@ class TCPClient(Endpoint[ClientDispatch]):
 
     # ----------------------------------------------------------------------------------------------------- inside
 
+    def _missing(self) -> str | None:
+        if self._dial is not None or self._reconnector.active:
+            return None
+        if self._connection is None:
+            return "this client is not connected: call connect(), which gives True if it could"
+        if not self._autorecv and self._connection.thread is None and not self._connection.over:
+            return "nothing receives it: call autorecv(), once (a second call turns it off), or use recv_data()"
+        return None
+
     def _require_setup(self, what: str) -> tuple[str, int]:
         if self._target is None:
             raise SetupError(f"the client is not set up: call setup(target_ip, target_port) before {what}")
@@ -739,6 +757,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         with self._lock:
             if self._autorecv and self._engine is not None and connection.turn(True):
                 self._engine.start(self._engine.attach(connection, "receiver"))
+                self._mailbox.new_data.hint = None  # nothing is missing, so polling need not ask
 
     def _lost(self, connection: Connection | None, failure: OSError | ProtocolError | None) -> None:
         # A connection that nobody reads automatically turned out to be over. (A reader would notice by itself.)

@@ -593,7 +593,7 @@ def end_idle(connections: Iterable[Connection], timeout: float) -> None:
 
 
 def _too_late(timeout: float | None) -> TimeoutError:
-    return TimeoutError(f"nothing was received within {timeout} seconds")
+    return TimeoutError(f"nothing was received within {timeout} seconds; does the other end run, and send?")
 
 
 def _refuse(data: bytes) -> None:

@@ -6,6 +6,7 @@ call of an adapter that knows.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import threading
@@ -120,6 +121,20 @@ def accepts(function: Callback, count: int) -> bool | None:
     return True
 
 
+def never_runs(function: Callback) -> str | None:
+    """Why calling a function would run nothing of it: a sentence that says what to do; None where it runs."""
+    inner: object = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if not (inspect.isroutine(inner) or inspect.isclass(inner)):
+        inner = type(inner).__call__  # of an object that can be called
+    if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
+        return f"{function!r} is async def, and calling it runs nothing; there is no event loop here: use plain def"
+    if inspect.isgeneratorfunction(inner):
+        return f"{function!r} has a yield in it, and calling it runs nothing; return what there is to return"
+    return None
+
+
 def arity(name: str, function: object, forms: dict[int, str]) -> int:
     """How many arguments to call a callback with: the first form that fits, in the order given.
 
@@ -134,6 +149,8 @@ def arity(name: str, function: object, forms: dict[int, str]) -> int:
     described = " or ".join(f"{name}({arguments})" for arguments in forms.values())
     if not callable(function):
         raise TypeError(f"{name} must be a function called as {described}, or None; {function!r} is not callable")
+    if (why := never_runs(function)) is not None:
+        raise TypeError(f"{name}: {why}")
     for count in forms:
         if accepts(function, count) is not False:
             return count

@@ -12,6 +12,7 @@ from .connection import LINGER, Connection, end_idle
 from .dispatch import Callback, Dispatch, ExceptionFlags, log
 from .engine import Engine
 from .events import Ending, Event, ExceptionList
+from .hints import Forgotten, warn_of_misspelt
 from .mailbox import Item, ReceivedList
 from .stats import Ledger, Stats
 from .transport import LOOKS, Stream
@@ -54,6 +55,7 @@ class Endpoint(Generic[Some]):
         self._bell = dispatch.mailbox.bell
         self._engine: Engine | None = None
         self._ledger = Ledger()
+        self._mailbox.new_data.hint = Forgotten(self._missing)
 
     # ----------------------------------------------------------------------------------------------- callbacks
 
@@ -95,6 +97,16 @@ class Endpoint(Generic[Some]):
                 engine.set_polled(self._dispatch.polled)
         if not self._dispatch.polled:
             self._mailbox.resume_all()
+
+    def _missing(self) -> str | None:
+        """What the program has to do before data can come; None where nothing is missing."""
+        return None
+
+    def _warn_of_misspelt(self) -> None:
+        given = dict(vars(self))
+        for kind in type(self).__mro__[: type(self).__mro__.index(Endpoint)]:
+            given.update(vars(kind))
+        warn_of_misspelt(given, self._dispatch.FORMS, self)
 
     def _require_assignable(self, name: str) -> None:
         """Called before a callback is assigned, to refuse that."""

@@ -15,7 +15,7 @@ keep working.
     │   ├── SendTimeout           the other end took nothing for too long   (ConnectionError)
     │   ├── FileIncomplete        a file did not come or go as a whole      (ConnectionError)
     │   │   └── FileTimeout       nothing more of it came in time           (TimeoutError)
-    │   ├── UnknownClient         no such client is connected               (LookupError)
+    │   ├── UnknownClient         no such client is connected               (KeyError)
     │   └── WorkerError           what a worker process reported, or its death
     └── ProtocolError             the other end broke the rules of the protocol
         ├── FrameTooLarge
@@ -96,8 +96,10 @@ class FileTimeout(FileIncomplete, TimeoutError):
     """Nothing more of a file came in time."""
 
 
-class UnknownClient(SocketError, LookupError):
+class UnknownClient(SocketError, KeyError):
     """No connected client has this address or socket."""
+
+    __str__ = Exception.__str__  # a KeyError shows its text in quotation marks
 
     def __init__(self, target: object) -> None:
         super().__init__(
@@ -146,7 +148,10 @@ class InvalidHeader(ProtocolError, ValueError):
     """A frame's header does not say a length."""
 
     def __init__(self, header: bytes) -> None:
-        super().__init__(f"the header {header!r} is not a length in decimal digits, padded with spaces")
+        super().__init__(
+            f"the header {header!r} is not a length in decimal digits, padded with spaces; both ends have to speak the "
+            "same protocol, with the same header length (header_len, header_size)"
+        )
         self.header = header
 
 

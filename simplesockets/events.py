@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, SupportsIndex, TypeVar, cast, overload
 
 from typing_extensions import Buffer, Self
 
+from .errors import UnknownClient
+from .hints import text_is_no_bytes
+
 if TYPE_CHECKING:
     from .server import Server_Client
 
@@ -107,6 +110,11 @@ def to_bytes(data: Data) -> bytes:
         return b"".join(content) if isinstance(content, tuple) else to_bytes(content)
     with contextlib.suppress(TypeError):
         return bytes(memoryview(data))
+    if isinstance(data, tuple) or hasattr(data, "sendall"):
+        raise TypeError(
+            f"the data comes first, then the client: send_data(data, client). {type(data).__name__} is no data, which "
+            "is bytes, text (sent as UTF-8) or something received"
+        )
     raise TypeError(
         f"data must be bytes, text (sent as UTF-8) or something received, not {type(data).__name__}; "
         f"convert it first, for example with str(data).encode() or json.dumps(data)"
@@ -126,7 +134,8 @@ class _Unchanging:
 class ReceivedBytes(_Unchanging, bytes, Socket_Response):
     """Received bytes that know when they came and from whom.
 
-    Compares, hashes, prints and pickles as the plain bytes.
+    Compares, hashes, prints and pickles as the plain bytes. It never equals text; the log says so when a program
+    compares it with some.
     """
 
     source: Hashable  # the mailbox notes here on whose account the item is
@@ -164,6 +173,17 @@ class ReceivedBytes(_Unchanging, bytes, Socket_Response):
     __len__ = bytes.__len__
     __getitem__ = bytes.__getitem__
     __str__ = bytes.__str__
+    __hash__ = bytes.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            text_is_no_bytes(other)
+        return bytes.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        if isinstance(other, str):
+            text_is_no_bytes(other)
+        return bytes.__ne__(self, other)
 
     def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
         return bytes, (bytes(self),)  # a socket cannot travel in a pickle; the content can
@@ -248,6 +268,9 @@ class ClientTable(dict[Address, Client]):
 
     Clients come and go while a program looks, so whatever iterates does so over the table of that moment.
     """
+
+    def __missing__(self, address: Address) -> Client:
+        raise UnknownClient(address)
 
     def copy(self) -> dict[Address, Client]:
         """The table of this moment, as a plain dictionary."""

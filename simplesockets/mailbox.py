@@ -247,9 +247,10 @@ class Bell:
 class Flag:
     """A boolean that many threads poll. Reading it costs nothing while nothing happens."""
 
-    __slots__ = ("_bell", "_rises", "_value")
+    __slots__ = ("_bell", "_rises", "_value", "hint")
 
     def __init__(self, bell: Bell, value: bool = False) -> None:
+        self.hint: Callable[[], None] | None = None  # called by threads that spin: see hints.py
         self._bell = bell
         self._rises = 0  # how often it went up
         self._value = value
@@ -299,6 +300,8 @@ class Flag:
         if count <= SPIN_READS + BUSY_COST:
             reads[self] = count
         if count > SPIN_READS:
+            if self.hint is not None:
+                self.hint()
             self._wait(thread)
             if self._value:
                 thread.served = self

@@ -35,6 +35,7 @@ from .events import (
     ReceivedItem,
     to_bytes,
 )
+from .hints import expect_clients, expect_none
 from .mailbox import Bell, Flag, Mailbox, is_mine
 from .pool import PoolEngine
 from .protocol import Protocol, ProtocolFactory, RawProtocol
@@ -566,6 +567,9 @@ class TCPServer(Endpoint[ServerDispatch], Watched):
         callbacks = {name: self._dispatch.assigned(name) for name in self._dispatch.FORMS}
         return processes.packed({**callbacks, **arguments})
 
+    def _missing(self) -> str | None:
+        return "this server accepts nobody: call start() after setup(…)"
+
     def _employ(self, name: str, shares: Sequence[list[Socket]], payload: bytes) -> None:
         from . import workers as processes
 
@@ -609,6 +613,10 @@ class TCPServer(Endpoint[ServerDispatch], Watched):
         Source: manual.
         """
         self._require_setup("start()")
+        self._warn_of_misspelt()
+        if self._workers is None:  # else the clients are elsewhere
+            expect_clients(self)
+            self._mailbox.new_data.hint = None
         self._set_run(True)
         if self._killed:
             log.warning("start() alone accepts nobody after exit_accept(); call restart(), too")
@@ -678,6 +686,7 @@ class TCPServer(Endpoint[ServerDispatch], Watched):
         with self._lock:  # all at once, so that whoever comes between sees an open server, or a closed one
             acceptor = self._end_accepting()
             self._closed = self._bell.closed = True
+            expect_none(self)
             engine = self._engine
             listeners, self._listeners = self._listeners, []
             unbound, self._unbound = self._unbound, None
@@ -690,7 +699,9 @@ class TCPServer(Endpoint[ServerDispatch], Watched):
             listener.close()
         busy = engine.close(deadline) if engine is not None else []
         if busy:
-            log.warning("close() left threads behind that are busy in callbacks: %s", ", ".join(busy))
+            log.warning(
+                "close() left threads behind that are busy in callbacks, which should return: %s", ", ".join(busy)
+            )
 
     def __enter__(self) -> Self:
         self.start()
@@ -1094,6 +1105,7 @@ class TCPServer(Endpoint[ServerDispatch], Watched):
             with self._lock:  # the thread waits for it in _opened()
                 engine.start(life)
                 self._connected.add(client)
+                expect_none(self)
                 client._crowd = crowd
                 crowd.enter(address[0])
                 if context is None:

@@ -132,11 +132,38 @@ def _load_authorities(context: ssl.SSLContext, cafile: Path) -> None:
         raise SetupError(f"cannot use the certificates in {str(cafile)!r}: {failure}") from failure
 
 
+_NO_TLS = frozenset(
+    (
+        "WRONG_VERSION_NUMBER",
+        "HTTP_REQUEST",
+        "RECORD_LAYER_FAILURE",
+        "PACKET_LENGTH_TOO_LONG",
+        "UNEXPECTED_MESSAGE",
+        "UNEXPECTED_EOF_WHILE_READING",
+    )
+)
+"""What reading something else as TLS is called, among other things."""
+_UNTRUSTED = frozenset((18, 19, 20, 21))  # X509_V_ERR_…: self-signed, or by somebody unknown
+_OTHER_NAME = frozenset((62, 64))  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+
+
+def _explain_certificate(code: int) -> str:
+    if code in _UNTRUSTED:
+        return "; the client's cafile has to be the server's certificate, or that of whoever signed it"
+    if code in _OTHER_NAME:
+        return "; connect to a name that the certificate is for, or give it as server_hostname"
+    return ""
+
+
 def explain(failure: BaseException) -> str:
     """What may be the matter, in a few words to put behind a message; empty where the error says it."""
     reason = getattr(failure, "reason", None)
-    if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
-        return "; does the other end speak TLS?"
+    if reason in _NO_TLS:
+        return "; does the other end speak TLS? Both ends need it, or none (SecureServer, SecureClient, ssl_context)"
+    if reason == "TLSV1_ALERT_UNKNOWN_CA":
+        return "; the client does not trust this server's certificate, and needs it as its cafile"
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        return _explain_certificate(failure.verify_code)
     if reason == "NO_SHARED_CIPHER":
         return "; does the server's ssl_context have a certificate (load_cert_chain)?"
     return ""

@@ -572,14 +572,22 @@ def resolve(host: str, port: int, *, passive: bool = False) -> list[tuple[socket
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
     except (socket.gaierror, UnicodeError) as failure:
         code = failure.errno if isinstance(failure, socket.gaierror) else socket.EAI_NONAME
-        raise ResolveError(
-            code,
-            f"the host name {host!r} does not resolve to an address; check its spelling and the network, "
-            "or give an IP address such as '127.0.0.1'",
-        ) from failure
+        raise ResolveError(code, f"the host name {host!r} does not resolve to an address; {_advice(host)}") from failure
     if passive:
         found.sort(key=lambda info: info[0] != socket.AF_INET)
     return [(info[0], info[4]) for info in found]  # type: ignore[misc]  # IPv6 addresses have four elements
+
+
+def _advice(host: str) -> str:
+    # Nobody is called by such a name, so it is clear what was meant.
+    if "://" in host:
+        return "give the host alone, without protocol and path, such as 'example.com'"
+    if host.startswith("["):
+        return f"an IPv6 address comes without brackets, as {host[1:].partition(']')[0]!r}, and the port apart from it"
+    name, colon, port = host.partition(":")
+    if colon and port.isdecimal():
+        return f"give the port apart from the host: {name!r} and {port}"
+    return "check its spelling and the network, or give an IP address such as '127.0.0.1'"
 
 
 def listen(

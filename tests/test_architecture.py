@@ -14,6 +14,7 @@ PACKAGE = Path(simplesockets.__file__).parent
 
 ORDER = [
     "errors",
+    "hints",
     "events",
     "stats",
     "framing",

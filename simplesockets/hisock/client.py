@@ -423,7 +423,7 @@ class HiSockClient(HiSockLoop[bytes]):
                 raise
         answer = self._dialect.look_up_answer(self._await(waiter, timeout) or b"") or {}
         if answer.get("traceback") == protocol.UNKNOWN_CLIENT:
-            raise ClientNotFound(f"no client {who!r} is connected to the server (any more)")
+            raise ClientNotFound(f"no client {who!r} is connected to the server (any more); names have to fit exactly")
         if "traceback" in answer:
             raise ServerException(f"the server could not look up {who!r}: {answer['traceback']}")
         info = ClientInfo(cast("list[object]", answer["ip"]), *(cast("str | None", answer[key]) for key in _KEYS))
@@ -577,7 +577,9 @@ class HiSockClient(HiSockLoop[bytes]):
             return ClientDisconnected("this client was closed; nothing will be received any more")
         where = f"{self.addr[0]}:{self.addr[1]}"
         if self._is_over():
-            return ServerNotRunning(f"the server at {where} ended the connection")
+            return ServerNotRunning(
+                f"the server at {where} ended the connection; its log says why, if something was wrong"
+            )
         return ServerNotRunning(
             f"the connection to {where} was lost, and what this waited for, maybe; it is made again"
         )

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from ..dispatch import accepts
+from ..dispatch import accepts, never_runs
+from ..hints import alike
 from .casting import Cast, ClientInfo, castable
 from .errors import InvalidHandler
 from .protocol import check_command
@@ -22,6 +24,22 @@ Form = tuple[str, ...]
 """The arguments of a handler, by the names of :class:`Message`'s attributes."""
 
 WILDCARD = "*"
+
+SLOW = 1.0
+"""Seconds for which a handler may keep the loop before the program is told."""
+_ELSEWHERE = {
+    "connect": "join",
+    "client_connect": "join",
+    "disconnect": "leave",
+    "client_disconnect": "leave",
+    "joined": "join",
+    "left": "leave",
+    "join": "client_connect",
+    "leave": "client_disconnect",
+}
+"""What servers call that for which clients, and other packages, have other names; and the reverse."""
+
+log = logging.getLogger("simplesockets")
 
 
 class Message:
@@ -59,7 +77,19 @@ class Handler:
     def __init__(self, function: Callable[..., object], threaded: bool, form: Form, casts: list[Cast | None]) -> None:
         self.function = function
         self.threaded = threaded
+        self._told_slow = False
         self._arguments = list(zip(form, casts, strict=True))
+
+    def was_slow(self) -> None:
+        """It took long, and all other messages had to wait. Says so, once."""
+        if not self._told_slow:
+            self._told_slow = True
+            log.warning(
+                "the handler %r took longer than %g s, for which all other messages waited; on(…, threaded=True) runs "
+                "it in a thread of its own",
+                getattr(self.function, "__name__", self.function),
+                SLOW,
+            )
 
     def arguments(self, message: Message) -> list[object]:
         """What to call the function with.
@@ -91,6 +121,8 @@ class Handlers:
     def on(self, command: str, threaded: bool, override: bool) -> Callable[[Function], Function]:
         """The decorator that registers a function; see the servers' and clients' ``on()``."""
         check_command(command)
+        if not override:
+            self._warn_of_misspelt(command)
 
         def register(function: Function) -> Function:
             reserved = command in self._reserved and not override
@@ -109,6 +141,15 @@ class Handlers:
             return function
 
         return register
+
+    def _warn_of_misspelt(self, command: str) -> None:
+        meant = _ELSEWHERE.get(command) or alike(command, self._reserved)
+        if meant in self._reserved and command not in self._reserved:
+            log.warning(
+                "on(%r) handles a command that the other end sends; did you mean on(%r)? If not, override=True says so",
+                command,
+                meant,
+            )
 
     def reserved(self, name: str) -> Handler | None:
         """The handler of a reserved name; None if there is none, or the name was made an ordinary one."""
@@ -133,6 +174,8 @@ class Handlers:
 def _handler(command: str, function: Callable[..., object], threaded: bool, forms: tuple[Form, ...]) -> Handler:
     if not callable(function):
         raise InvalidHandler(f"on({command!r}) decorates a function; {function!r} is none")
+    if (why := never_runs(function)) is not None:
+        raise InvalidHandler(f"the handler of {command!r}: {why}")
     form = next((form for form in forms if accepts(function, len(form)) is not False), None)
     if form is None:
         described = " or ".join(f"({', '.join(_SHOWN.get(name, name) for name in form)})" for form in forms)

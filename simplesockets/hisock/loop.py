@@ -39,7 +39,7 @@ from ..tls import check_context, client_context, server_context
 from ..transport import check_port
 from .casting import Cast, cast_for
 from .errors import ServerNotRunning
-from .handlers import WILDCARD, Function, Handler, Handlers, Message
+from .handlers import SLOW, WILDCARD, Function, Handler, Handlers, Message
 
 log = logging.getLogger("simplesockets.hisock")
 
@@ -462,8 +462,11 @@ class HiSockLoop(ABC, Generic[Item]):
             arguments = handler.arguments(message)
             if handler.threaded:
                 self._start_thread(handler, arguments)
-            else:
-                handler.function(*arguments)
+                return
+            began = time.monotonic()
+            handler.function(*arguments)
+            if time.monotonic() - began > SLOW:
+                handler.was_slow()
         except Exception as failure:
             self._failed(failure)
 
@@ -573,7 +576,9 @@ class HiSockLoop(ABC, Generic[Item]):
         if waiter.message is None:
             if waiter.lost or self._is_over():
                 raise self._gone()
-            raise TimeoutError(f"nothing was received within {timeout} seconds")
+            raise TimeoutError(
+                f"nothing was received within {timeout} seconds; was the other end start()ed, and does it send this?"
+            )
         return waiter.content()
 
     def _look(self, waiter: Waiter) -> bool | None:
@@ -650,7 +655,7 @@ class Threaded(HiSockLoop[Item]):
         """
         with self._lock:
             if self._thread is not None:
-                raise LifecycleError("start() was called before; each object runs once")
+                raise LifecycleError("start() was called before; each object runs once, so make a new one")
             if self._loop_thread is not None:
                 raise BusyError(
                     "another thread runs the loop at the moment, by run() or update(); start() is for when none does"

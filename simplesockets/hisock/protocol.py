@@ -177,7 +177,10 @@ def read_hello(body: bytes) -> Hello:
         InvalidHello: it is none.
     """
     if not body.startswith(HELLO):
-        raise InvalidHello(f"a client has to introduce itself first, with {HELLO.decode()}; it sent {body[:60]!r}")
+        raise InvalidHello(
+            f"a client has to introduce itself first, with {HELLO.decode()}; it sent {body[:60]!r}. Is it one of "
+            "HiSock, with the same header_len?"
+        )
     dialect = OLD if body.startswith(b" ", len(HELLO)) else MODERN
     try:
         given = json.loads(body[len(HELLO) :])
@@ -199,7 +202,8 @@ def check_command(name: object) -> None:
         ValueError: it may not be used.
     """
     if not isinstance(name, str):
-        raise TypeError(f"a command is text, such as 'chat', not {name!r}")
+        advice = '; the decorator takes it: @server.on("chat")' if callable(name) else ""
+        raise TypeError(f"a command is text, such as 'chat', not {name!r}{advice}")
     _check_name(name)
 
 

@@ -879,7 +879,7 @@ def _group_name(group: str | ClientInfo | None) -> str | None:
 
 
 def _nobody_in(group: str | None) -> GroupNotFound:
-    return GroupNotFound(f"no connected client is in the group {group!r}")
+    return GroupNotFound(f"no connected client is in the group {group!r}; get_all_clients() says who is in which")
 
 
 def _target(member: Remote) -> Target:

@@ -276,7 +276,13 @@ class Client:
             ssl_context=self._ssl_context,
         )
         if not self._tcp.connect():
-            raise exceptions.ServerDisconnectError(self.name, self._why("no connection"))
+            failure = self._failure()
+            hint = (
+                "; is the server running, with this host and port?"
+                if isinstance(failure, ConnectionRefusedError)
+                else ""
+            )
+            raise exceptions.ServerDisconnectError(self.name, f"{failure or 'no connection'}{hint}")
         self._alive = True
         self._connected_at = time.monotonic()
         if self._closed:  # close() came in this moment
@@ -526,7 +532,9 @@ class Client:
 
     def _require_session(self, wanted: bool) -> None:
         if wanted and self._alive and not self._accepted:
-            raise exceptions.AuthRequiredError(self.name, "the client is connected, but has no session: handshake()")
+            raise exceptions.AuthRequiredError(
+                self.name, "the client is connected, but has no session; call handshake() first"
+            )
 
     @contextlib.contextmanager
     def _undivided(self) -> Iterator[None]:

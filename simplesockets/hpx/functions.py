@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable
 from typing import TypeVar
 
+from ..dispatch import never_runs
 from .exceptions import InvalidMessage
 from .protocol import Json, to_json
 
@@ -167,6 +168,8 @@ class Functions:
         """
         if not callable(function):
             raise TypeError(f"{function!r} is no function")
+        if (why := never_runs(function)) is not None:
+            raise TypeError(f"{fname}: {why}")
         if not fname:
             raise TypeError(f'{function!r} has no name; give one: server.function("name")')
         self._offered[fname] = Offered(fname, function)
@@ -189,5 +192,5 @@ class Functions:
         """
         found = self._offered.get(fname)
         if found is None:
-            raise InvalidMessage(f"There is no function '{fname[:100]}'")
+            raise InvalidMessage(f"There is no function '{fname[:100]}' here; check its spelling")
         return found
