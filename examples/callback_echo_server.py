@@ -1,4 +1,9 @@
-"""An echo server with callbacks. Run it, then run polled_client.py; Ctrl-C ends it."""
+"""An echo server with callbacks. Run it, then polled_client.py; Ctrl-C ends it.
+
+    python callback_echo_server.py
+
+Each client's callbacks run in a thread of its own, so they may block.
+"""
 
 import threading
 

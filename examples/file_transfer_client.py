@@ -1,4 +1,4 @@
-"""Put a file on file_transfer_server.py, or get one from it, with a progress bar.
+"""Put a file on file_transfer_server.py, which has to run already, or get one from it, with a progress bar.
 
 python file_transfer_client.py put FILE
 python file_transfer_client.py get NAME [FILE]

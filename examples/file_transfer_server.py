@@ -1,4 +1,6 @@
-"""A server that keeps files in a directory. Run it, then run file_transfer_client.py; Ctrl-C ends it.
+"""A server that keeps files in a directory. Run it, then file_transfer_client.py; Ctrl-C ends it.
+
+    python file_transfer_server.py [DIRECTORY]
 
 A stream has no messages, so each request and each answer begins with a line that says how many bytes follow:
 

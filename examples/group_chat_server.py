@@ -1,28 +1,42 @@
-"""A chat with rooms. Run it, then group_chat_client.py in several terminals; Ctrl-C ends it.
+"""A chat with rooms, which remembers what was said. Ctrl-C ends it.
 
-On several nodes: run redis-server; run this three times with a port and a place to meet, such as
-`group_chat_server.py 9001 redis://localhost`; and run a balancer, such as `haproxy -db -f group_chat_haproxy.cfg`.
+Run it, then group_chat_client.py (a terminal) or chat_window.py (a window) as often as you like:
+
+    python group_chat_server.py
+
+On several nodes, which remember nothing: run redis-server; run this three times with a port and a place to meet, such
+as `group_chat_server.py 9001 redis://localhost`; and run a balancer, such as `haproxy -db -f group_chat_haproxy.cfg`.
 """
 
 import sys
+from collections import defaultdict, deque
 
 from simplesockets import hisock
+
+REMEMBERED = 50  # lines that each room remembers while somebody is there
 
 port = int(sys.argv[1]) if len(sys.argv) > 1 else 9999
 backplane = sys.argv[2] if len(sys.argv) > 2 else None
 server = hisock.HiSockServer(("127.0.0.1", port), backplane=backplane)
+history = defaultdict(lambda: deque(maxlen=REMEMBERED))  # by room
 
 
 def tell(room, text):
     try:
         server.send_group(room, "told", text)
     except hisock.GroupNotFound:
-        pass  # nobody is there to hear it
+        history.pop(room, None)  # nobody is there to hear it: the room is gone
+
+
+def enter(client, room):
+    for message in history.get(room, ()):
+        server.send_client(client, "said", message)
+    tell(room, f"{client.name} came in")
 
 
 @server.on("join")
 def join(client):
-    tell(client.group, f"{client.name} came in")
+    enter(client, client.group)
 
 
 @server.on("leave")
@@ -32,7 +46,10 @@ def leave(client):
 
 @server.on("say")
 def say(client, text: str):
-    server.send_group(client, "said", {"name": client.name, "text": text})
+    message = {"name": client.name, "text": text}
+    if backplane is None:
+        history[client.group].append(message)
+    server.send_group(client, "said", message)
 
 
 @server.on("who")
@@ -49,7 +66,7 @@ def renamed(client, old, new):
 @server.on("group_change")
 def moved(client, old, new):
     tell(old, f"{client.name} went to {new}")
-    tell(new, f"{client.name} came in")
+    enter(client, new)
 
 
 print(f"chat server on 127.0.0.1:{port}", flush=True)

@@ -1,6 +1,8 @@
-"""A frontend in thirty lines: keeps notes in the server that ``python -m simplesockets hpx`` starts.
+"""A frontend in forty lines: it keeps notes in the server that ``python -m simplesockets hpx`` starts.
 
-Started as ``python hpx_frontend.py [PORT]``.
+    python hpx_frontend.py [PORT [USER PASSWORD]]
+
+Without a user it comes as a guest. With another server, change the names of the functions.
 """
 
 import sys
@@ -9,8 +11,14 @@ from simplesockets import hpx
 
 USAGE = "list | get KEY | set KEY TEXT | delete KEY | time | quit"
 
-with hpx.Client("notes", port=int(sys.argv[1]) if len(sys.argv) > 1 else 7007) as client:
-    client.handshake()  # as a guest; or handshake("user", "password")
+port, *credentials = sys.argv[1:] or ["7007"]
+client = hpx.Client("notes", port=int(port))
+try:
+    client.connect()
+    client.handshake(*credentials)
+except hpx.HPXError as failure:
+    raise SystemExit(f"error {failure.code}: {failure.msg}") from failure
+with client:
     print(f"connected to version {client.version['core']}; {USAGE}", flush=True)
     for line in sys.stdin:
         command, key, text = (line.strip() + "  ").split(" ", 2)

@@ -1,6 +1,8 @@
-"""Messages instead of a stream: each line is one message, however the network cut it.
+"""Messages instead of a stream: each line is one message, however the network cut it. Answers with the line reversed.
 
-Answers with the line reversed.
+    python line_server.py
+
+Try it with ``python -m simplesockets connect 127.0.0.1 9999``; Ctrl-C ends it.
 """
 
 import threading

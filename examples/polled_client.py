@@ -1,4 +1,7 @@
-"""Send a greeting to an echo server and print what comes back."""
+"""Send a greeting to an echo server, which has to run already, and print what comes back.
+
+python polled_client.py
+"""
 
 from simplesockets import TCPClient
 

@@ -1,4 +1,7 @@
-"""An echo server with a polling loop. Run it, then run polled_client.py; Ctrl-C ends it."""
+"""An echo server with a polling loop. Run it, then polled_client.py; Ctrl-C ends it.
+
+python polled_echo_server.py
+"""
 
 from simplesockets import TCPServer
 

@@ -1,10 +1,21 @@
-"""A player of tic_tac_toe_server.py: python tic_tac_toe_client.py NAME"""
+"""A player of tic_tac_toe_server.py, which has to run already:
+
+    python tic_tac_toe_client.py NAME
+
+The other player does the same. Fields are numbered from 1 to 9.
+"""
 
 import sys
 
 from simplesockets import hisock
 
-client = hisock.connect(("127.0.0.1", 9999), name=sys.argv[1])
+if len(sys.argv) != 2:
+    raise SystemExit(__doc__)
+try:
+    client = hisock.connect(("127.0.0.1", 9999), name=sys.argv[1])
+except hisock.ServerNotRunning as failure:
+    raise SystemExit(f"{failure} (tic_tac_toe_server.py)") from failure
+print("Waiting for another player …", flush=True)
 
 
 @client.on("begin")
@@ -14,7 +25,8 @@ def begin(mark: str):
 
 @client.on("board")
 def board(cells: list):
-    rows = [" | ".join(cells[first : first + 3]) for first in (0, 3, 6)]
+    shown = [str(place) if cell == " " else cell for place, cell in enumerate(cells, 1)]
+    rows = [" | ".join(shown[first : first + 3]) for first in (0, 3, 6)]
     print("\n" + "\n--+---+--\n".join(rows) + "\n", flush=True)
 
 
@@ -36,4 +48,7 @@ def over(text: str):
     client.close()
 
 
-client.start()
+try:
+    client.start()
+except hisock.ServerNotRunning:
+    raise SystemExit("The server has ended.") from None

@@ -1,4 +1,7 @@
-"""Tic-tac-toe for two, and two more, and so on. Run it, then tic_tac_toe_client.py in two terminals; Ctrl-C ends it."""
+"""Tic-tac-toe for two, and two more, and so on. Run it, then tic_tac_toe_client.py in two terminals; Ctrl-C ends it.
+
+python tic_tac_toe_server.py
+"""
 
 from simplesockets import hisock
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -84,3 +87,19 @@ def redis_server(_redis_server: RedisServer) -> RedisServer:
         _redis_server.start()
     _redis_server.command("FLUSHALL")
     return _redis_server
+
+
+@pytest.fixture(scope="session")
+def screen() -> Iterator[str]:
+    """A display of an X server without a screen."""
+    program = shutil.which("Xvfb")
+    if program is None:
+        pytest.skip("Xvfb is not installed: apt-get install xvfb")
+    reading, writing = os.pipe()
+    command = [program, "-displayfd", str(writing), "-screen", "0", "640x480x24", "-nolisten", "tcp"]
+    with subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL) as server:
+        os.close(writing)
+        with open(reading) as told:
+            number = told.readline().strip()  # it ends, or says which display it has
+        yield f":{number}"
+        server.terminate()

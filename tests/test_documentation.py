@@ -180,22 +180,6 @@ def test_clients_in_the_documents_talk(code: str, echo_port: int, hisock_port: i
         ends_well(program)
 
 
-@pytest.fixture(scope="session")
-def screen() -> Iterator[str]:
-    """A display of an X server without a screen."""
-    program = shutil.which("Xvfb")
-    if program is None:
-        pytest.skip("Xvfb is not installed: apt-get install xvfb")
-    reading, writing = os.pipe()
-    command = [program, "-displayfd", str(writing), "-screen", "0", "640x480x24", "-nolisten", "tcp"]
-    with subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL) as server:
-        os.close(writing)
-        with open(reading) as told:
-            number = told.readline().strip()  # it ends, or says which display it has
-        yield f":{number}"
-        server.terminate()
-
-
 @contextlib.contextmanager
 def window(kind: str, **environment: str) -> Iterator[socket.socket]:
     """The program of the page for windows, connected to this socket. When that is closed, it has to end."""

@@ -183,6 +183,30 @@ def test_who_was_on_a_node_that_died_is_in_the_chat_again(
             assert sum("all here?" in line for line in lines) == 1
 
 
+def test_the_group_chat_remembers_what_was_said_in_a_room_while_somebody_is_there(port: int) -> None:
+    with terminal("group_chat_server.py", port) as server:
+        server.wait_for(f"chat server on 127.0.0.1:{port}")
+        with terminal("group_chat_client.py", port, "Ann", "red") as ann:
+            for number in range(51):
+                ann.type(f"line {number}")
+            ann.wait_for("Ann: line 50")
+            with terminal("group_chat_client.py", port, "Bob", "red") as bob:
+                bob.wait_for("* Bob came in")
+                assert bob.lines == [*(f"Ann: line {number}" for number in range(1, 51)), "* Bob came in"]
+                bob.type("/room blue")
+                ann.wait_for("* Bob went to blue")
+                bob.type("/room red")
+                bob.wait_for("* Bob came in", 3)
+                assert bob.lines.count("Ann: line 50") == 2
+                bob.type("/quit")
+                ann.wait_for("* Bob left")
+            ann.type("/room blue")
+            ann.wait_for("* Ann came in", 2)  # so nobody is in the other room any more
+            with terminal("group_chat_client.py", port, "Eve", "red") as eve:
+                eve.wait_for("* Eve came in")
+                assert eve.lines == ["* Eve came in"]
+
+
 @pytest.mark.parametrize(
     ("moves", "result"),
     [
