@@ -484,6 +484,7 @@ class Connection:
                 self._inbox.appendleft(item)
         elif data and self._raw and not self._inbox and not self.mailbox.ends_with(self, data):
             self._inbox.append(data)
+        self.mailbox.tell_again()
 
     def _take_in(self, data: bytes) -> None:
         # An error of the protocol counts after the items before it.

@@ -503,6 +503,14 @@ class Mailbox:
             self.bell.ring()
         return full
 
+    def tell_again(self) -> None:
+        """Make known what waits: an exception of a signal handler may have ended :meth:`put` before it did that."""
+        with self._lock:
+            if self._items:
+                self.events._data_since = self._items[-1]._stamp
+                self.new_data.rise()
+        self.bell.ring()
+
     def has_room(self, source: Pausable) -> bool:
         """Whether nothing of the source would have to wait."""
         return self.total < self.total_mark and self._held.get(source, 0) < self.client_mark

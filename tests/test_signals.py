@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
+import threading
 from typing import Any
 
 import pytest
 
 from simplesockets import FramedProtocol, LengthPrefixFramer
 from simplesockets.connection import Connection, Step
-from simplesockets.events import ReceivedBytes
+from simplesockets.events import RECEIVED, ReceivedBytes
 from simplesockets.mailbox import Bell, Mailbox
 from simplesockets.protocol import RawProtocol
 from simplesockets.transport import Stream
@@ -71,6 +72,30 @@ def test_what_a_raising_signal_handler_interrupted_is_stored_once(kind: str, bef
     else:
         connection, box = interrupted_life(RawProtocol(), content, before)
     assert run_through(connection, box) == content
+
+
+def test_what_was_stored_when_a_signal_handler_raised_is_made_known() -> None:
+    class Interrupting(dict[Any, int]):
+        def get(self, *_: Any) -> Any:
+            box._held = {}
+            raise Interrupted
+
+    ours, theirs = socket.socketpair()
+    box = Mailbox(Bell())
+    with theirs, ours:
+        connection = Connection(Stream(ours), RawProtocol(), box, 2048)
+        connection._deliver = lambda data: box.put(connection, ReceivedBytes(data, 0.0), len(data))
+        sleeper = threading.Lock()
+        sleeper.acquire()
+        box.bell.waiting.add(sleeper)
+        box._held = Interrupting()
+        theirs.sendall(b"ping")
+        with pytest.raises(Interrupted):
+            connection.step()
+    assert box.new_data.read()
+    assert box.events.first_event() == RECEIVED
+    assert sleeper.acquire(blocking=False), "nobody woke it"
+    assert box.take_all() == [b"ping"]
 
 
 def test_a_message_whose_reading_was_interrupted_ends_the_connection_instead_of_being_lost() -> None:
