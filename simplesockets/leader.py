@@ -340,9 +340,9 @@ class ParkingLot:
     def _leave(self, term: Term) -> None:
         # Whom a signal handler interrupts here does it again, from the beginning.
         with self._lock:
-            self._terms.discard(term)
             if self._leader is term:
                 self._take_lead(None)  # it holds nobody then, but where a signal handler raised
+            self._terms.discard(term)
             if (held := term.holds) is not None and term.serving is held:
                 held.evict = True  # … and nobody knows where
             goes_out = held is not None and self._let_go(held, term)
@@ -405,7 +405,8 @@ class ParkingLot:
                 if term.waits:
                     waiting.discard(term)
                     term.waits = False
-                terms.discard(term)
+                if term.serving is None:  # else nobody may take its place before it is known what it holds
+                    terms.discard(term)
                 if self._dozing:
                     self._rouse_stand_by()
                 if self._leader is not term or term.serving is not None:
@@ -426,8 +427,11 @@ class ParkingLot:
             if former is not None and (not former.outsider or self._is_inside(former)):
                 self._ask(former)
                 return None
-            term = Term(outsider=_get_ident(), release=self.wake)
-            return term if self._displace(former, term) else None
+            term = Term(release=self.wake)
+            if not self._displace(former, term):
+                return None
+            term.outsider = _get_ident()  # not earlier: a signal handler that polls in _displace() must not come in
+            return term
 
     def _is_inside(self, term: Term) -> bool:
         return term.waits or term in self._terms
@@ -435,13 +439,28 @@ class ParkingLot:
     def _displace(self, former: Term | None, term: Term) -> bool:
         # Under the lock. Whom nobody asks may come in at any moment: it says so first, and then looks whether it still
         # leads; here it is the other way round.
-        self._leader = term
-        if former is not None and self._is_inside(former):
+        try:
+            self._leader = term
+            came_in = former is not None and self._is_inside(former)
+        except BaseException:  # a signal handler raised: that one may be inside, and believe that it leads
+            self._leader = former
+            raise
+        if came_in:
             self._leader = former
             return False
         self._asked = False
         self._progress += 1
         return True
+
+    def step_aside(self) -> None:
+        """Called by a thread that is about to wait elsewhere: if it leads, it will not be back soon. (A signal
+        handler may have interrupted its waiting.)"""
+        term = self._leader
+        if term is not None and term.outsider == _get_ident():
+            with self._lock:
+                if self._leader is term:
+                    self._take_lead(None)
+                    self._rouse_stand_by()
 
     def _ask(self, leader: Term) -> None:
         if not leader.outsider:  # who is no poller gives way

@@ -123,7 +123,8 @@ class _Poller:
         timeout = -1 if timeout is None else min(timeout, LONGEST_SLEEP)
         if len(bells) == 1:
             (bell,) = bells
-            if bell.leader is not None and bell.leader.lead(timeout, ready):
+            leader = bell.leader  # once: close() takes it away
+            if leader is not None and leader.lead(timeout, ready):
                 return
         self.sleep(bells, timeout, ready)
 
@@ -134,6 +135,9 @@ class _Poller:
         for bell in bells:
             bell.waiting.add(self.gate)
         try:
+            for bell in bells:
+                if (leader := bell.leader) is not None:
+                    leader.step_aside()
             if not ready():
                 self.gate.acquire(timeout=timeout)
         finally:
@@ -185,6 +189,9 @@ class Leader(Protocol):
     def lead(self, timeout: float, ready: Callable[[], bool]) -> bool:
         """Read until something came, for ``timeout`` seconds at most (-1: for ever); False, at once, if another
         thread does."""
+
+    def step_aside(self) -> None:
+        """Leave it to others, if the calling thread is the one that leads: it is about to wait elsewhere."""
 
 
 class Bell:

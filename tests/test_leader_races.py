@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from simplesockets import connection, leader
-from simplesockets.connection import Step
-from simplesockets.mailbox import Flag
+from simplesockets.connection import Connection, Step
+from simplesockets.mailbox import Flag, Mailbox
+from simplesockets.protocol import RawProtocol
+from simplesockets.transport import Stream
 
 from .support.running import raw_client, read_exactly, running_server
 from .support.waiting import PATIENCE, Gate, wait_until
@@ -354,3 +357,83 @@ def test_a_handler_that_raises_while_the_leader_waits_leaves_nobody_inside(lot: 
     assert not lot._terms
     assert not lot._bell.waiting
     assert lead_elsewhere(lot)
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_signal_in_who_takes_the_lead_disturbs_nobody_who_comes_in_at_this_moment(
+    lot: leader.ParkingLot, monkeypatch: pytest.MonkeyPatch, raises: bool
+) -> None:
+    assert lot.lead(0, lambda: False)
+    kept = lot._leader
+    assert kept is not None
+    is_inside, looks, led = lot._is_inside, list[leader.Term](), list[bool]()
+
+    def interrupted(term: leader.Term) -> bool:
+        looks.append(term)
+        if len(looks) == 2:
+            kept.waits = True  # it came in after the first look
+            if raises:
+                raise KeyboardInterrupt
+            led.append(lot.lead(0, lambda: False))
+        return is_inside(term)
+
+    def come_in() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            lot._come_in()
+
+    monkeypatch.setattr(lot, "_is_inside", interrupted)
+    thread = threading.Thread(target=come_in)
+    thread.start()
+    thread.join(PATIENCE)
+    kept.waits = False
+    assert len(looks) >= 2
+    assert lot._leader is kept
+    assert led == ([] if raises else [False])
+
+
+def test_a_client_that_was_going_out_when_a_handler_raised_gets_out_although_another_poller_comes(
+    lot: leader.ParkingLot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(leader.Parked):
+        left = 0
+
+        def leave(self) -> None:
+            Interrupted.left += 1
+            if self.left == 1:
+                raise KeyboardInterrupt
+            super().leave()
+
+    ours, theirs = socket.socketpair()
+    with ours:
+        parked = Interrupted(lot, Connection(Stream(ours), RawProtocol(), Mailbox(lot._bell), 2048))
+        assert lot.admit(parked)
+        theirs.close()
+        leave = lot._leave
+
+        def late_leave(term: leader.Term) -> None:
+            monkeypatch.undo()
+            lead_elsewhere(lot)
+            leave(term)
+
+        monkeypatch.setattr(lot, "_leave", late_leave)
+        with pytest.raises(KeyboardInterrupt):
+            lot.lead(PATIENCE, lambda: False)
+        assert parked.gate.acquire(blocking=False), "its thread sleeps on"
+
+
+def test_a_signal_handler_that_waits_for_data_in_the_thread_that_leads_gets_it() -> None:
+    with running_server() as server, raw_client(server) as sock:
+        poller = poll_in_background(server)
+        park(server, sock)
+        server.exit_accept()
+        poller.join(PATIENCE)
+        client = server.clients[sock.getsockname()]
+        came: list[bytes] = []
+
+        def handler() -> bool:
+            sock.sendall(b"for the handler")
+            came.append(client.recv(timeout=5))
+            return True
+
+        wait_until(lambda: lot_of(server).lead(1, handler), "the lead")
+        assert came == [b"for the handler"]

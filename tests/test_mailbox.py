@@ -599,6 +599,9 @@ class FakeLeader:
         self.timeouts.append(timeout)
         return self.may_lead
 
+    def step_aside(self) -> None:
+        """It never leads."""
+
 
 class Told:
     """Hangs on a bell. A leader that waits does, too."""
