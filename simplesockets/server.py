@@ -700,7 +700,7 @@ class TCPServer(Endpoint[ServerDispatch], Watched):
         busy = engine.close(deadline) if engine is not None else []
         if busy:
             log.warning(
-                "close() left threads behind that are busy in callbacks, which should return: %s", ", ".join(busy)
+                "close() left threads behind that are busy in callbacks: %s; they should return", ", ".join(busy)
             )
 
     def __enter__(self) -> Self:
