@@ -211,7 +211,7 @@ class Exchange:
                 with closing(self._backplane.writer()) as writer:
                     self._came(self._writing, writer)
                     self._write_to(writer)
-            except OSError as failure:
+            except Exception as failure:  # whatever it is: the node has no other thread for this
                 self._went(self._writing, failure)
                 if self._closing:
                     break
@@ -295,7 +295,7 @@ class Exchange:
                     self._resumed()
                     self._bell.ring()
                     self._read_from(reader)
-            except OSError as failure:
+            except Exception as failure:  # whatever it is: the node has no other thread for this
                 self._went(self._reading, failure)
 
     def _read_from(self, reader: Reader) -> None:
@@ -334,7 +334,7 @@ class Exchange:
             line.failures = 0
             line.backoff.reset()
 
-    def _went(self, line: _Line, failure: OSError) -> None:
+    def _went(self, line: _Line, failure: Exception) -> None:
         line.end = None
         if self._over:
             return

@@ -836,12 +836,12 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
 
     def _find(self, client: object) -> _Member | Remote:
         with self._lock:
-            found = self._found(client)
+            found = self._members.find(client) if self.cluster is None else self._found(client)
         if len(found) > 1:
             first = ClientAddress(found[0].address)
             text = f"{len(found)} clients are called {client!r}; the first to have connected, {first}, is meant"
             warnings.warn(text, UserWarning, stacklevel=3)
-        return cast("_Member | Remote", found[0])
+        return found[0]  # type: ignore[return-value]  # of these two
 
     def _found(self, client: object) -> Sequence[Member]:
         # Under the lock.

@@ -487,6 +487,23 @@ def test_an_entry_of_no_use_is_left_out(nodes: Nodes, entry: bytes) -> None:
         assert bob.read_command("m") == b"1"
 
 
+@pytest.mark.parametrize("side", ["before_append", "before_read"])
+def test_a_backplane_that_breaks_in_any_way_is_tried_again(nodes: Nodes, side: str) -> None:
+    def fail(*_: object) -> None:
+        setattr(nodes.way, side, lambda *_: None)
+        raise ValueError("this answer makes no sense")
+
+    with RawClient(nodes.here.get_addr(), "ann") as ann:
+        wait_both(nodes, "ann")
+        setattr(nodes.way, side, fail)
+        nodes.there.send_client("ann", "m", "1")
+        cluster_of(nodes.here)._exchange.announce()
+        assert ann.read_command("m") == b"1"
+        wait_until(lambda: "makes no sense" in str(list(cluster_of(nodes.here).return_exceptions())))
+        nodes.there.send_client("ann", "m", "2")
+        assert ann.read_command("m") == b"2"
+
+
 def test_entries_survive_packing() -> None:
     entry = Entry("node", 3, 2, "send", [["group", "ünï\n"], "\ud800"], b"\n\x00")
     assert unpack(entry.packed()) == entry
