@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import IO
 
@@ -91,6 +91,12 @@ def _compiled(compiler: str) -> pathlib.Path:
 def generate(*arguments: object, seconds: float) -> dict[str, float]:
     """Run the load generator, for about `seconds`, and return what it measured."""
     return _measure("loadgen", [*generator_command(), *map(str, arguments)], seconds)
+
+
+def generate_over(mode: str, ports: Sequence[int], *arguments: object, seconds: float) -> dict[str, float]:
+    """The same with clients that are spread over several servers; by the load generator in Python, which alone can."""
+    command = [sys.executable, str(HERE / "loadgen.py"), mode, ",".join(map(str, ports)), *map(str, arguments)]
+    return _measure("loadgen", command, seconds)
 
 
 def run_client(name: str, *arguments: object, seconds: float) -> dict[str, float]:

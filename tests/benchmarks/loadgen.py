@@ -17,7 +17,7 @@ import string
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 CONNECT_SECONDS = 5.0  # how long a connection is tried again
 ANSWER_SECONDS = 5.0  # how long a blocking call waits for the server
@@ -326,9 +326,13 @@ class Fanout(Commands):
     """Rounds: one client sends a command, and all have to receive it."""
 
     command = b"all"
+    ports: Sequence[int] = ()  # of several nodes, over which the clients are spread
     missing = 0  # clients that have not received it yet
     number = 0
     round_started = 0.0
+
+    def connect(self, port: int, number: int) -> Client:
+        return super().connect(self.ports[number % len(self.ports)] if self.ports else port, number)
 
     def start_round(self) -> None:
         # Another letter each time, so that one which comes late or twice is noticed.
@@ -448,7 +452,8 @@ def measure_fanout(
     kind: type[Fanout], mode: str, port: str, clients: str, size: str, seconds: str
 ) -> dict[str, object]:
     end_after(float(seconds) + JOIN_SECONDS + GRACE_SECONDS)
-    fanout = kind(int(port), int(clients), int(size))
+    kind.ports = [int(each) for each in port.split(",")]
+    fanout = kind(kind.ports[0], int(clients), int(size))
     start = clock()
     fanout.start_round()
     fanout.run_until(start + float(seconds))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import os
 import pathlib
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 
+from ..support.redis import running_redis
 from . import calls, load
 from .connections import Sleepers, idle_connections, served_of
 from .load import Failed, Unavailable
@@ -368,6 +371,20 @@ def measure_fanout(clients: int, name: str, settings: Settings) -> dict[str, flo
         return _complete(load.generate(mode, *arguments, seconds=settings.seconds))
 
 
+def measure_nodes(clients: int, name: str, settings: Settings) -> dict[str, float]:
+    kind, _, count = name.rpartition("-x")
+    require_possible(kind)
+    if shutil.which("redis-server") is None:
+        raise Unavailable("redis-server is not installed")
+    load.open_files(files_for(clients))
+    with contextlib.ExitStack() as stack:
+        redis = stack.enter_context(running_redis())
+        nodes = [stack.enter_context(load.server(kind, "--backplane", redis.tcp_url)) for _ in range(int(count))]
+        mode = "socketio" if kind == "python-socketio" else "fanout"
+        arguments = (mode, [node.port for node in nodes], clients, SMALL, settings.seconds)
+        return _complete(load.generate_over(*arguments, seconds=settings.seconds))
+
+
 def _complete(figures: dict[str, float]) -> dict[str, float]:
     # Everybody is told of each that leaves, so one failure leaves nothing to be measured.
     if figures["errors"]:
@@ -404,6 +421,21 @@ def fanout_scenario(clients: int) -> Scenario:
         ),
         measure=functools.partial(measure_fanout, clients),
         baseline="hisock-2.0.2",
+    )
+
+
+def nodes_scenario(clients: int) -> Scenario:
+    return Scenario(
+        name=f"nodes-{clients}x{SMALL}B",
+        title=f"The same to {clients:,} clients over 1, 2 and 4 nodes that meet in Redis",
+        contestants=tuple(f"{kind}-x{count}" for count in (1, 2, 4) for kind in ("hisock-ours", "python-socketio")),
+        columns=(
+            Column("deliveries_per_second", "deliveries/s"),
+            Column("p50_us", "round p50 µs"),
+            Column("p99_us", "p99 µs"),
+        ),
+        measure=functools.partial(measure_nodes, clients),
+        baseline="python-socketio-x1",
     )
 
 
@@ -560,4 +592,5 @@ SCENARIOS = (
     command_scenario(1000),
     fanout_scenario(200),
     fanout_scenario(1000),
+    nodes_scenario(200),
 )

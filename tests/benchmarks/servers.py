@@ -385,11 +385,14 @@ def hisock_server(module: str, **setup: object) -> None:
 # Events: python-socketio over WebSocket, with threads as ours are.
 
 
-def with_socketio() -> None:
+def with_socketio(backplane: str | None = None) -> None:
     socketio: Any = importlib.import_module("socketio")
     serving: Any = importlib.import_module("werkzeug.serving")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line for each client
-    server: Any = socketio.Server(async_mode="threading", ping_interval=3600)  # as HiSock here: no keepalive
+    manager = socketio.RedisManager(backplane) if backplane else None
+    server: Any = socketio.Server(  # as HiSock here: no keepalive
+        async_mode="threading", ping_interval=3600, client_manager=manager
+    )
     server.on("all", lambda sid, message: server.emit("all", message))
     listening = serving.make_server(HOST, 0, socketio.WSGIApp(server), threaded=True)
     announce(listening.server_port)
@@ -420,6 +423,11 @@ ECHO: dict[str, Callable[[], None]] = {
     "simplesockets-0.4.0-2-pollers": lambda: old_polled(2),
 }
 
+NODES: dict[str, Callable[[str], None]] = {
+    "hisock-ours": lambda url: hisock_server("simplesockets.hisock", backplane=url),
+    "python-socketio": with_socketio,
+}
+
 SLEEPING: dict[str, Callable[[], None]] = {
     "ours-callback": ours_sleepy,
     "ours-pool": lambda: ours_sleepy(engine="pool"),
@@ -448,6 +456,8 @@ FILE: dict[str, Callable[[str], None]] = {
 
 def chosen(arguments: argparse.Namespace) -> Callable[[], None] | None:
     name = arguments.name
+    if arguments.backplane:
+        return functools.partial(NODES[name], arguments.backplane) if name in NODES else None
     if arguments.file:
         return functools.partial(FILE[name], arguments.file) if name in FILE else None
     if arguments.sink is not None:
@@ -460,6 +470,7 @@ def main() -> None:
     parser.add_argument("name", choices=sorted({*ECHO, *COMMANDS, *SINK, *FILE}))
     parser.add_argument("--sink", type=int, metavar="BYTES", help="only count, and say when so many have arrived")
     parser.add_argument("--file", metavar="PATH", help="send this file to everybody who connects")
+    parser.add_argument("--backplane", metavar="URL", help="be one of several nodes that meet there")
     parser.add_argument("--sleepy", action="store_true", help="sleep over messages that begin with SLEEPY")
     arguments = parser.parse_args()
     serve = chosen(arguments)
