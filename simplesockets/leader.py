@@ -29,7 +29,8 @@ So at least one of them sees the other. That costs a message no lock.
 A poller *keeps* the lead while it handles what came, so that it comes in again without a lock. Anybody may take the
 lead then (another poller at once, the stand-by after a while), and the order is the same: who comes in says so first
 and then looks whether it still leads; who takes the lead from one who is not inside does so first, then looks whether
-that one came in, and gives it back then.
+that one came in, and gives it back then. A poller that is about to wait elsewhere steps aside: one that polls several
+objects by now, and a signal handler that interrupted its own thread while that led.
 
 A leader that finds a connection held *mutes* its socket, since the selector would report it again and again; who held
 it unmutes it.
@@ -424,24 +425,18 @@ class ParkingLot:
             former = self._leader
             if not self.polled or not self._open or self._closed:
                 return None
-            if former is not None and (not former.outsider or self._is_inside(former)):
+            if former is not None and (not former.outsider or former.waits or former in self._terms):
                 self._ask(former)
                 return None
-            term = Term(release=self.wake)
-            if not self._displace(former, term):
-                return None
-            term.outsider = _get_ident()  # not earlier: a signal handler that polls in _displace() must not come in
-            return term
-
-    def _is_inside(self, term: Term) -> bool:
-        return term.waits or term in self._terms
+            term = Term(outsider=_get_ident(), release=self.wake)
+            return term if self._displace(former, term) else None
 
     def _displace(self, former: Term | None, term: Term) -> bool:
         # Under the lock. Whom nobody asks may come in at any moment: it says so first, and then looks whether it still
-        # leads; here it is the other way round.
+        # leads; here it is the other way round. (And without a call in between, where signal handlers would run.)
         try:
             self._leader = term
-            came_in = former is not None and self._is_inside(former)
+            came_in = former is not None and (former.waits or former in self._terms)
         except BaseException:  # a signal handler raised: that one may be inside, and believe that it leads
             self._leader = former
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -359,36 +358,29 @@ def test_a_handler_that_raises_while_the_leader_waits_leaves_nobody_inside(lot: 
     assert lead_elsewhere(lot)
 
 
-@pytest.mark.parametrize("raises", [True, False])
-def test_a_signal_in_who_takes_the_lead_disturbs_nobody_who_comes_in_at_this_moment(
-    lot: leader.ParkingLot, monkeypatch: pytest.MonkeyPatch, raises: bool
+def test_a_handler_that_raises_in_who_takes_the_lead_leaves_it_to_who_comes_in_at_this_moment(
+    lot: leader.ParkingLot,
 ) -> None:
-    assert lot.lead(0, lambda: False)
-    kept = lot._leader
-    assert kept is not None
-    is_inside, looks, led = lot._is_inside, list[leader.Term](), list[bool]()
-
-    def interrupted(term: leader.Term) -> bool:
-        looks.append(term)
-        if len(looks) == 2:
-            kept.waits = True  # it came in after the first look
-            if raises:
-                raise KeyboardInterrupt
-            led.append(lot.lead(0, lambda: False))
-        return is_inside(term)
+    class Interrupted(set[leader.Term]):
+        def __contains__(self, term: object) -> bool:
+            if lot._leader is kept:
+                return False
+            raise KeyboardInterrupt
 
     def come_in() -> None:
-        with contextlib.suppress(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
             lot._come_in()
+        tried.append(lot._leader)
 
-    monkeypatch.setattr(lot, "_is_inside", interrupted)
+    assert lot.lead(0, lambda: False)
+    kept = lot._leader
+    tried: list[leader.Term | None] = []
+    lot._terms = Interrupted()
     thread = threading.Thread(target=come_in)
     thread.start()
     thread.join(PATIENCE)
-    kept.waits = False
-    assert len(looks) >= 2
-    assert lot._leader is kept
-    assert led == ([] if raises else [False])
+    lot._terms = set()
+    assert tried == [kept]
 
 
 def test_a_client_that_was_going_out_when_a_handler_raised_gets_out_although_another_poller_comes(
