@@ -133,7 +133,7 @@ def test_what_is_answered_after_the_other_end_finished_counts() -> None:
         with raw_client(server) as sock:
             sock.sendall(b"question")
             sock.shutdown(socket.SHUT_WR)
-            wait_until(lambda: server.stats().connections_total == 1 and server.stats().connections == 0)
+            wait_until(lambda: server.stats().queued == 1 and server.stats().connections == 0)
             ((client, _, data),) = server.return_recved_data()
             client.send(data)
             assert read_exactly(sock, 8) == b"question"
@@ -147,6 +147,7 @@ def test_what_the_system_does_not_take_does_not_count() -> None:
     stop = threading.Event()
 
     def flood(client: Any) -> None:
+        client.socket.setblocking(False)  # so that it takes many steps
         client.send(b"x" * 50_000_000)
         stop.set()
 
@@ -326,6 +327,10 @@ def test_hisock_tells_what_waits_for_who_does_not_read() -> None:
             stats = server.stats()
             assert stats.pending_out + stats.bytes_out >= 12_000_000
             assert stats.pending_out > 1_000_000
+            assert len(read_exactly(sock, 12_000_000)) == 12_000_000
+            wait_until(lambda: server.stats().pending_out == 0)
+            sock.setblocking(False)
+            assert server.stats().bytes_out == 12_000_000 + len(sock.recv(1_000_000))
 
 
 def test_hpx_counts_over_all_its_starts() -> None:
