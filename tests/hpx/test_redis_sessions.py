@@ -150,6 +150,7 @@ def test_a_session_that_ended_while_a_function_ran_stays_ended(redis_server: Red
 
         servers[0].function(end)
         assert one.call({"fname": "end"}) == [{"fname": "end", "data": None}]
+        assert client.keys("hpx:session:*") == []
         assert error_of(one.ask(CALL)) == UNKNOWN
 
 
