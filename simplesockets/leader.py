@@ -433,7 +433,10 @@ class ParkingLot:
 
     def _displace(self, former: Term | None, term: Term) -> bool:
         # Under the lock. Whom nobody asks may come in at any moment: it says so first, and then looks whether it still
-        # leads; here it is the other way round. (And without a call in between, where signal handlers would run.)
+        # leads; here it is the other way round.
+        # Signal handlers run at calls. One may have closed this since the caller looked; there is no call from here on.
+        if self._closed or self._leader is not former or not (self.polled or term.works):
+            return False
         try:
             self._leader = term
             came_in = former is not None and (former.waits or former in self._terms)

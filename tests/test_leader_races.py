@@ -383,6 +383,27 @@ def test_a_handler_that_raises_in_who_takes_the_lead_leaves_it_to_who_comes_in_a
     assert tried == [kept]
 
 
+@pytest.mark.parametrize("handler", [leader.ParkingLot.close, lambda lot: lot.set_polled(False)])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_handler_that_ends_polling_in_who_takes_the_lead_is_heeded(
+    lot: leader.ParkingLot,
+    monkeypatch: pytest.MonkeyPatch,
+    handler: Callable[[leader.ParkingLot], object],
+    kept: bool,
+) -> None:
+    displace = lot._displace
+
+    def interrupted(former: leader.Term | None, term: leader.Term) -> bool:
+        handler(lot)
+        return displace(former, term)
+
+    if kept:
+        assert lead_elsewhere(lot)
+    monkeypatch.setattr(lot, "_displace", interrupted)
+    assert not lot.lead(PATIENCE, lambda: pytest.fail("it goes on to wait"))
+    assert lot._leader is None
+
+
 def test_a_client_that_was_going_out_when_a_handler_raised_gets_out_although_another_poller_comes(
     lot: leader.ParkingLot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
