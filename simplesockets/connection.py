@@ -209,7 +209,8 @@ class Connection:
         data = None
         if not self._inbox or not self.reading:
             try:
-                data = self._read(self._read_size, self._read_flags)
+                read = self._read
+                data = read(self._read_size, self._read_flags)
             except OSError as failure:
                 return self._not_read(failure)
         try:  # from here on nothing that was read gets lost
@@ -220,7 +221,8 @@ class Connection:
             if data and self._raw and (size := len(data)) < self._read_size and self.reading and not self._inbox:
                 self.bytes_in += size
                 self.messages_in += 1
-                return _PAUSED if self._deliver(data) else _MORE  # the short way of nearly all
+                deliver = self._deliver
+                return _PAUSED if deliver(data) else _MORE  # the short way of nearly all
             return self._dispatch(data)
         except ProtocolError as failure:
             self.note_ending("protocol error", failure)

@@ -502,8 +502,10 @@ class ParkingLot:
             self._progress += 1
             if event != _IN or parked.odd:
                 self._serve_odd(parked, event)
-            elif (step := parked.step()) is not _MORE:
-                self._stepped(parked, step)
+                continue
+            step = parked.step  # Python calls a function that an attribute holds faster in two steps; here and elsewhere
+            if (outcome := step()) is not _MORE:
+                self._stepped(parked, outcome)
         term.serving = None
 
     def _serve_callbacks(self, term: Term, events: list[tuple[int, int]]) -> None:

@@ -129,7 +129,8 @@ class Server_Client:
             TypeError: the data is of another type.
         """
         content = data if type(data) is bytes else to_bytes(data)
-        self._connection.send(content)
+        send = self._connection.send
+        send(content)
         return len(content)
 
     def sendall(self, data: Data) -> None:

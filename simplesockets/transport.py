@@ -228,7 +228,8 @@ class Stream:
         """
         self.write_lock.acquire()  # a with statement would take as long as all the rest of this
         try:
-            sent = self._send(data)
+            send = self._send
+            sent = send(data)
             self.bytes_out += sent
             if sent < len(data):
                 self._send_rest(memoryview(data), sent)
