@@ -503,7 +503,7 @@ class ParkingLot:
             if event != _IN or parked.odd:
                 self._serve_odd(parked, event)
                 continue
-            step = parked.step  # Python calls a function that an attribute holds faster in two steps; here and elsewhere
+            step = parked.step  # in two steps, here and elsewhere: Python calls what an attribute holds faster then
             if (outcome := step()) is not _MORE:
                 self._stepped(parked, outcome)
         term.serving = None
