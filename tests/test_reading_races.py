@@ -262,8 +262,8 @@ def test_close_is_not_undone_by_an_on_disconnect_that_reconnects(bare: TCPClient
 
 def test_a_thread_that_the_system_refuses_for_timers_hinders_no_disconnect(monkeypatch: pytest.MonkeyPatch) -> None:
     came, gone = threading.Event(), threading.Event()
-    hooks = {"on_connect": lambda address: came.set(), "on_disconnect": lambda address: gone.set()}
-    with running_server(**hooks) as server, raw_client(server) as sock:
+    running = running_server(on_connect=lambda address: came.set(), on_disconnect=lambda address: gone.set())
+    with running as server, raw_client(server) as sock:
         assert came.wait(PATIENCE)  # who is disconnected before that has not come, and does not go
         start = threading.Thread.start
 
