@@ -15,6 +15,7 @@ from .hpx import command as hpx
 from .hpx import playing
 from .monitor import INTERVAL, Monitor
 from .statsservice import StatsSource
+from .timing import HEED
 
 PATIENCE = 10_000
 """Milliseconds after which the demo gives up on an answer."""
@@ -149,7 +150,9 @@ def echo(options: argparse.Namespace) -> int:
     with server:
         where = " and ".join(f"{host}:{port}" for host, port in server.addresses)
         print(f"echo server on {where}; Ctrl-C ends it", flush=True)
-        threading.Event().wait()
+        forever = threading.Event()
+        while not forever.wait(HEED):
+            pass
     return 0
 
 

@@ -429,6 +429,9 @@ class Acceptor:
                         self._waker.clear()
                     else:
                         pause = self._accept_from(key.fileobj) or pause  # type: ignore[arg-type]
+        except (OSError, ValueError):
+            if not self._stopped:  # else the listeners were closed meanwhile
+                raise
         finally:
             self._selector.close()
             self._waker.close()

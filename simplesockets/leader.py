@@ -376,13 +376,13 @@ class ParkingLot:
         """Called by a thread that would only wait: read meanwhile, until something came or it is ``ready``.
 
         Args:
-            timeout: seconds, at most; -1 is for ever.
+            timeout: seconds, at most; it may take less.
             ready: looked at before waiting.
 
         Returns:
             False, at once, if it may not lead, because another thread does.
         """
-        if not 0 <= timeout <= LONGEST_WAIT:
+        if timeout > LONGEST_WAIT:
             timeout = LONGEST_WAIT
         term = self._leader
         if term is None or term.outsider != _get_ident() or term in self._terms:

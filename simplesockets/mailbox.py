@@ -33,7 +33,7 @@ from datetime import datetime
 from typing import Protocol, SupportsIndex, TypeVar
 
 from .events import EXCEPTION, RECEIVED, Event, ReceivedBytes, ReceivedItem
-from .timing import Deadline
+from .timing import HEED, Deadline
 
 QUICK = 50e-6
 """Seconds: two False reads of a thread this close together are a spin. Shorter than any frame that draws something."""
@@ -47,8 +47,6 @@ LONGEST_WAIT = 0.05
 """Seconds that a False read takes at most."""
 LOOKS = 8
 """So often a flag that is up keeps a thread from waiting on another one that it polls."""
-LONGEST_SLEEP = 3600.0
-"""Seconds that the system is asked to wait in one go; it has limits. Longer waits are several."""
 
 CLIENT_MARK = 4 * 1024 * 1024
 """Bytes of unfetched items of one client beyond which reading from it pauses."""
@@ -120,7 +118,7 @@ class _Poller:
 
     def wait(self, bells: Collection[Bell], timeout: float | None, ready: Callable[[], bool]) -> None:
         """Sleep until a bell rings, unless it is ``ready`` already, for ``timeout`` seconds at most."""
-        timeout = -1 if timeout is None else min(timeout, LONGEST_SLEEP)
+        timeout = HEED if timeout is None else min(timeout, HEED)
         if len(bells) == 1:
             (bell,) = bells
             leader = bell.leader  # once: close() takes it away
@@ -129,7 +127,7 @@ class _Poller:
         self.sleep(bells, timeout, ready)
 
     def sleep(self, bells: Collection[Bell], timeout: float, ready: Callable[[], bool]) -> None:
-        """The same, for a thread that may not read meanwhile; a ``timeout`` of -1 is for ever."""
+        """The same, for a thread that may not read meanwhile."""
         interrupted, self.asleep = self.asleep, True
         self.gate.acquire(blocking=False)  # forget a ring that came after the last sleep
         for bell in bells:
@@ -187,8 +185,7 @@ class Leader(Protocol):
     """Lets a thread that would only wait read from the connections meanwhile (see leader.py)."""
 
     def lead(self, timeout: float, ready: Callable[[], bool]) -> bool:
-        """Read until something came, for ``timeout`` seconds at most (-1: for ever); False, at once, if another
-        thread does."""
+        """Read until something came, for ``timeout`` seconds at most; False, at once, if another thread does."""
 
     def step_aside(self) -> None:
         """Leave it to others, if the calling thread is the one that leads: it is about to wait elsewhere."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+HEED = 1.0
+"""Seconds that a thread sleeps on a lock in one go; longer waits are several. Python does not notice a signal (Ctrl-C)
+that comes in the moment before such a wait begins until the wait is over."""
+
 
 class Deadline:
     """A moment until which something may take; ``timeout=None`` is for ever."""

@@ -22,7 +22,7 @@ from ..errors import FrameTooLarge, FrameTruncated, SetupError
 from ..events import ExceptionList
 from ..server import Server_Client, TCPServer, check_per_address
 from ..stats import ClientStats, Stats
-from ..timing import Deadline, check_seconds
+from ..timing import HEED, Deadline, check_seconds
 from ..tls import check_context
 from ..transport import SEND_TIMEOUT, check_count, check_port, wait_ready
 from ..watching import Attendants, Watched
@@ -301,7 +301,8 @@ class Server(Watched):
         try:
             if self._closed:  # not if a client's serverquit was faster than we are
                 self.start()
-            self._over.wait(None)
+            while not self._over.wait(HEED):
+                pass
         finally:
             self.close()
 
