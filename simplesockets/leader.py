@@ -433,18 +433,18 @@ class ParkingLot:
 
     def _displace(self, former: Term | None, term: Term) -> bool:
         # Under the lock. Whom nobody asks may come in at any moment: it says so first, and then looks whether it still
-        # leads; here it is the other way round.
-        # Signal handlers run at calls. One may have closed this since the caller looked; there is no call from here on.
-        if self._closed or self._leader is not former or not (self.polled or term.works):
+        # leads; here it is the other way round. And a signal handler may have closed this since the caller looked.
+        if self._leader is not former:
             return False
         try:
             self._leader = term
+            ended = self._closed or not (self.polled or term.works)
             came_in = former is not None and (former.waits or former in self._terms)
         except BaseException:  # a signal handler raised: that one may be inside, and believe that it leads
             self._leader = former
             raise
-        if came_in:
-            self._leader = former
+        if ended or came_in:
+            self._leader = None if ended else former
             return False
         self._asked = False
         self._progress += 1
@@ -619,8 +619,8 @@ class ParkingLot:
     def _rouse_stand_by(self) -> None:
         with self._lock:
             self._dozing = False
-            if self._stand_by is not None:
-                self._stand_by.rouse()
+            if (stand_by := self._stand_by) is not None:  # once: a signal handler may close this
+                stand_by.rouse()
 
     def _appoint(self, *, works: bool) -> Term | None:
         # A new leader, unless things go on.

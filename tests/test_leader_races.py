@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from simplesockets import connection, leader
+from simplesockets import connection, crew, leader
 from simplesockets.connection import Connection, Step
-from simplesockets.mailbox import Flag, Mailbox
+from simplesockets.mailbox import Bell, Flag, Mailbox
 from simplesockets.protocol import RawProtocol
 from simplesockets.transport import Stream
 
@@ -402,6 +402,15 @@ def test_a_handler_that_ends_polling_in_who_takes_the_lead_is_heeded(
     monkeypatch.setattr(lot, "_displace", interrupted)
     assert not lot.lead(PATIENCE, lambda: pytest.fail("it goes on to wait"))
     assert lot._leader is None
+
+
+def test_a_stand_by_may_go_while_it_is_roused() -> None:
+    sleeper = leader.Sleeper()
+    looks = [None, sleeper]  # the last first; a signal handler closes everything after that
+    going: Any = type("Going", (leader.ParkingLot,), {"_stand_by": property(lambda _: looks.pop(), lambda *_: None)})
+    lot = going(Bell(), crew.Crew("unused", lambda seconds, task: None))
+    lot._rouse_stand_by()
+    assert sleeper.gate.acquire(blocking=False)
 
 
 def test_a_client_that_was_going_out_when_a_handler_raised_gets_out_although_another_poller_comes(
