@@ -18,12 +18,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
 
 from .connection import Connection, Step, ThreadLike
 from .crew import Crew
 from .dispatch import Journal, log
 from .leader import AWAY, ParkingLot
 from .mailbox import Bell, mark_own_thread
+from .readiness import HAS_EPOLL, Epoll, Readiness
 from .timing import Backoff, Deadline
 from .transport import Waker
 
@@ -139,11 +141,14 @@ class Engine(abc.ABC):
         bell: of that server or client.
     """
 
+    READINESS: ClassVar[type[Readiness] | None] = Epoll if HAS_EPOLL else None
+    """What watches the sockets that have no thread for themselves; None: all have one."""
+
     def __init__(self, name: str, bell: Bell) -> None:
         self._name = name
         self._timers = Timers(name)
         self._crew = Crew(name, self._timers.later)
-        self._lot = ParkingLot(bell, self._crew)
+        self._lot = ParkingLot(bell, self._crew, self.READINESS)
         self._lock = threading.RLock()  # protects _live; never held across I/O or user code
         self._live: set[Life] = set()
 

@@ -35,14 +35,12 @@ objects by now, and a signal handler that interrupted its own thread while that 
 A leader that finds a connection held *mutes* its socket, since the selector would report it again and again; who held
 it unmutes it.
 
-Only where the system has epoll and eventfd. Elsewhere nothing is parked.
+Where the system has neither epoll nor anything that stands for it (see readiness.py), nothing is parked.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import threading
 import time
 from collections.abc import Callable
@@ -50,9 +48,8 @@ from collections.abc import Callable
 from .connection import Connection, Step
 from .crew import Crew
 from .mailbox import LONGEST_WAIT, Bell
+from .readiness import GONE, READABLE, WRITABLE, Readiness
 from .transport import Stream
-
-AVAILABLE = hasattr(select, "epoll") and hasattr(os, "eventfd")
 
 AWAY = 0.005
 """Seconds without progress after which the stand-by does something about it."""
@@ -72,9 +69,7 @@ _MORE = Step.MORE  # looked up once
 _BATCH = 256  # connections that one look at the selector reports at most
 _get_ident, _now = threading.get_ident, time.perf_counter
 
-if AVAILABLE:
-    _IN, _LOOK = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
-    _SOMETHING = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
+_IN, _LOOK, _SOMETHING = READABLE, READABLE | WRITABLE, READABLE | GONE
 
 
 class Sleeper:
@@ -180,13 +175,15 @@ class ParkingLot:
     Args:
         bell: of that server or client.
         crew: gives workers.
+        readiness: makes what watches their sockets; without it, nothing is parked.
     """
 
-    def __init__(self, bell: Bell, crew: Crew) -> None:
+    def __init__(self, bell: Bell, crew: Crew, readiness: Callable[[], Readiness] | None) -> None:
         self.polled = True
         """Whether items go to the mailbox and nowhere else, so that any thread may lead."""
         self._bell = bell
         self._crew = crew
+        self._make_readiness = readiness
         self._lock = threading.RLock()  # protects who is parked, leads, stands by; never held across I/O or user code
         self._open = False
         self._closed = False
@@ -237,7 +234,7 @@ class ParkingLot:
         parked.connection.waker = parked
         self._parked[parked.fd] = parked
         try:
-            self._epoll.register(parked.fd, _IN)
+            self._readiness.register(parked.fd, _IN)
         except OSError:  # the system watches no more
             del self._parked[parked.fd]
             parked.connection.waker = None
@@ -248,14 +245,12 @@ class ParkingLot:
         return True
 
     def _set_up(self) -> bool:
-        if not AVAILABLE or self._closed:
+        if self._make_readiness is None or self._closed:
             return False
         try:
-            self._epoll = select.epoll()
-            self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._readiness = self._make_readiness()
         except OSError:  # no descriptors left: it works without
             return False
-        self._epoll.register(self._event, _IN)
         self._open = True
         self._bell.leader = self
         return True
@@ -267,7 +262,7 @@ class ParkingLot:
                 if self._parked.get(parked.fd) is parked:
                     del self._parked[parked.fd]
                     with contextlib.suppress(OSError, ValueError):  # the program closed the descriptor
-                        self._epoll.unregister(parked.fd)
+                        self._readiness.unregister(parked.fd)
                 parked.connection.waker = None
                 stood_by = self._stand_by is parked
                 if stood_by:
@@ -282,7 +277,7 @@ class ParkingLot:
         """Have the selector report these events of a connection, unless it is muted."""
         with self._lock, contextlib.suppress(OSError, ValueError):
             if self._parked.get(parked.fd) is parked and not parked.muted:
-                self._epoll.modify(parked.fd, events)
+                self._readiness.modify(parked.fd, events)
 
     def close(self) -> None:
         """Let everybody out, and park nobody any more. Never waits. Any thread, and a signal handler, may call it."""
@@ -307,8 +302,7 @@ class ParkingLot:
         with self._lock:
             if self._open and self._closed and not (self._terms or self._parked):
                 self._open = False
-                self._epoll.close()
-                os.close(self._event)
+                self._readiness.close()
 
     # -------------------------------------------------------------------------------------------------- the lead
 
@@ -316,7 +310,7 @@ class ParkingLot:
         """End the leader's waiting; it will be no waiting if it has not begun yet."""
         with self._lock, contextlib.suppress(OSError):
             if self._open:
-                os.eventfd_write(self._event, 1)
+                self._readiness.wake()
 
     def set_polled(self, polled: bool) -> None:
         """Whether items go to the mailbox and nowhere else from now on."""
@@ -366,7 +360,7 @@ class ParkingLot:
             return True  # it stays held, so that nobody else lets it out
         if held.muted and self._parked.get(held.fd) is held:
             with contextlib.suppress(OSError, ValueError):
-                self._epoll.register(held.fd, _LOOK)  # it may have been woken meanwhile
+                self._readiness.register(held.fd, _LOOK)  # it may have been woken meanwhile
             held.muted = False
         held.odd = False
         held.held = ()
@@ -396,7 +390,7 @@ class ParkingLot:
             if self._leader is term:
                 # Whoever changes a flag from now on wakes us; so the flags are looked at after this.
                 waiting.add(term)
-                events = None if ready() else self._epoll.poll(timeout, _BATCH)
+                events = None if ready() else self._readiness.poll(timeout, _BATCH)
                 waiting.discard(term)
                 term.waits = False
                 if events:
@@ -470,7 +464,7 @@ class ParkingLot:
         try:
             while self._may_go_on(term) and while_():
                 term.waits = True
-                events = self._epoll.poll(-1, _BATCH)
+                events = self._readiness.poll(-1, _BATCH)
                 term.waits = False
                 self._progress += 1
                 if self._dozing:
@@ -539,12 +533,12 @@ class ParkingLot:
 
     def _not_parked(self, term: Term, fd: int) -> None:
         with self._lock, contextlib.suppress(OSError, ValueError):
-            if fd == self._event:
+            if fd == self._readiness.signal:
                 # It stays readable for who leads now, and to wake everybody.
                 if self._leader is term and not self._closed:
-                    os.eventfd_read(fd)
+                    self._readiness.clear()
             elif fd not in self._parked:
-                self._epoll.unregister(fd)
+                self._readiness.unregister(fd)
 
     def _serve_odd(self, parked: Parked, event: int) -> None:
         if parked.odd:
@@ -564,7 +558,7 @@ class ParkingLot:
         with self._lock, contextlib.suppress(OSError, ValueError):
             if parked.held and not parked.muted and self._parked.get(parked.fd) is parked:
                 parked.muted = True
-                self._epoll.unregister(parked.fd)
+                self._readiness.unregister(parked.fd)
 
     def _stepped(self, parked: Parked, step: Step) -> None:
         if step is Step.PAUSED:

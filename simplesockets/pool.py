@@ -14,6 +14,7 @@ from functools import partial
 from .connection import Connection, Step
 from .engine import SLOW_STEPS, Engine, Life
 from .leader import Parked
+from .readiness import HAS_EPOLL, HAS_POLL, Epoll, PollSet
 
 OUT_OF_THREADS = 1.0
 """Seconds after which to try again where the system gives no thread."""
@@ -60,6 +61,8 @@ _joining = threading.RLock()  # protects whether somebody waits for a member; ne
 
 class PoolEngine(Engine):
     """Few threads for all connections. Where the system has nothing to park them with, they get threads, after all."""
+
+    READINESS = Epoll if HAS_EPOLL else PollSet if HAS_POLL else None
 
     def attach(self, connection: Connection, label: str, work: Callable[[], object] | None = None) -> Life:
         """See :meth:`Engine.attach`."""

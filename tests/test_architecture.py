@@ -22,6 +22,7 @@ ORDER = [
     "redis_url",
     "protocol",
     "transport",
+    "readiness",
     "tls",
     "certificates",
     "mailbox",

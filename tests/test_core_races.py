@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from simplesockets import TCPServer, crew, leader
+from simplesockets import TCPServer, crew, leader, readiness
 from simplesockets.connection import Step
 from simplesockets.engine import Timers
 from simplesockets.pool import Member
@@ -25,7 +25,7 @@ from .support.running import raw_client, read_exactly, running_server
 from .support.waiting import PATIENCE, Gate, wait_until
 from .test_leader import echo, is_parked, lot_of, park, some_lot, talk
 
-pytestmark = pytest.mark.skipif(not leader.AVAILABLE, reason="nothing is parked without epoll and eventfd")
+pytestmark = pytest.mark.skipif(not readiness.HAS_EPOLL, reason="nothing is parked without epoll and eventfd")
 
 
 @pytest.mark.usefixtures("either_engine")
@@ -89,12 +89,12 @@ def test_a_former_leader_takes_no_wake_up_that_is_for_the_next_one() -> None:
         former = leader.Term(outsider=1)
         lot._take_lead(former)
         lot.wake()
-        events = lot._epoll.poll(1)
+        events = lot._readiness.poll(1)
         next_one = leader.Term(outsider=1)
         lot._take_lead(next_one)
         lot.wake()  # for the next one, who is about to wait
         lot._serve(former, events)  # the former goes on
-        assert lot._epoll.poll(1), "the next one would sleep on"
+        assert lot._readiness.poll(1), "the next one would sleep on"
     finally:
         lot._leave(former)
         lot._leave(next_one)
@@ -231,14 +231,14 @@ def test_a_client_that_was_woken_while_it_was_muted_is_looked_at() -> None:
         former.serving = parked
         lot._take_lead(next_one)
         theirs.sendall(b"more")
-        lot._serve(next_one, lot._epoll.poll(1))
+        lot._serve(next_one, lot._readiness.poll(1))
         assert parked.muted
         ours.recv(4)
         stream.buffered = True
         parked.wake()
         former.serving = None
         lot._leave(former)
-        reported = lot._epoll.poll(1)
+        reported = lot._readiness.poll(1)
         lot._leave(next_one)
         lot.close()
     assert reported

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from simplesockets import TCPServer, crew, leader
+from simplesockets import TCPServer, crew, leader, readiness
 from simplesockets.engine import FIRST_STEPS
 from simplesockets.mailbox import Bell
 
@@ -21,7 +21,7 @@ from .support.running import raw_client, read_exactly, reset, running_client, ru
 from .support.waiting import PATIENCE, Gate, wait_until
 
 pytestmark = [
-    pytest.mark.skipif(not leader.AVAILABLE, reason="nothing is parked without epoll and eventfd"),
+    pytest.mark.skipif(not readiness.HAS_EPOLL, reason="nothing is parked without epoll and eventfd"),
     pytest.mark.usefixtures("either_engine"),
 ]
 
@@ -165,7 +165,7 @@ def some_parked() -> leader.Parked:
 
 
 def some_lot() -> leader.ParkingLot:
-    return leader.ParkingLot(Bell(), crew.Crew("unused", lambda seconds, task: None))
+    return leader.ParkingLot(Bell(), crew.Crew("unused", lambda seconds, task: None), readiness.Epoll)
 
 
 def test_a_stuck_callback_delays_nobody_else() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from simplesockets import connection, crew, leader
+from simplesockets import connection, crew, leader, readiness
 from simplesockets.connection import Connection, Step
 from simplesockets.mailbox import Bell, Flag, Mailbox
 from simplesockets.protocol import RawProtocol
@@ -19,7 +19,7 @@ from .support.running import raw_client, read_exactly, running_server
 from .support.waiting import PATIENCE, Gate, wait_until
 from .test_leader import lot_of, park, poll_in_background, some_lot
 
-pytestmark = pytest.mark.skipif(not leader.AVAILABLE, reason="nothing is parked without epoll and eventfd")
+pytestmark = pytest.mark.skipif(not readiness.HAS_EPOLL, reason="nothing is parked without epoll and eventfd")
 
 
 def test_close_in_a_callback_of_a_parked_client_lets_on_disconnect_wait_for_the_callback() -> None:
@@ -408,7 +408,7 @@ def test_a_stand_by_may_go_while_it_is_roused() -> None:
     sleeper = leader.Sleeper()
     looks = [None, sleeper]  # the last first; a signal handler closes everything after that
     going: Any = type("Going", (leader.ParkingLot,), {"_stand_by": property(lambda _: looks.pop(), lambda *_: None)})
-    lot = going(Bell(), crew.Crew("unused", lambda seconds, task: None))
+    lot = going(Bell(), crew.Crew("unused", lambda seconds, task: None), None)
     lot._rouse_stand_by()
     assert sleeper.gate.acquire(blocking=False)
 

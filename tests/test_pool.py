@@ -12,14 +12,19 @@ from typing import Any
 
 import pytest
 
-from simplesockets import TCPServer, crew, leader
+from simplesockets import TCPServer, crew, leader, readiness
 from simplesockets.engine import FIRST_STEPS
 from simplesockets.hisock import HiSockServer
-from simplesockets.pool import Member
+from simplesockets.pool import Member, PoolEngine
 
 from .support.certificates import client_side, server_side
 from .support.running import raw_client, read_exactly, running_client, running_server
 from .support.waiting import PATIENCE, Gate, wait_until
+
+
+@pytest.fixture(autouse=True, params=["Epoll", "PollSet"])
+def _readiness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PoolEngine, "READINESS", getattr(readiness, request.param))
 
 
 def echo(client: Any, address: Any, data: bytes) -> None:
@@ -56,7 +61,7 @@ def test_another_engine_is_refused(engine: Any) -> None:
     assert server.addresses == []
 
 
-@pytest.mark.skipif(not leader.AVAILABLE, reason="needs epoll and eventfd")
+@pytest.mark.skipif(not readiness.HAS_EPOLL, reason="needs epoll and eventfd")
 def test_idle_clients_cost_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "SPARE", 0.01)
     with pool(on_receive=echo) as server:
@@ -70,7 +75,7 @@ def test_idle_clients_cost_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
                 ask(sock)
 
 
-@pytest.mark.skipif(not leader.AVAILABLE, reason="needs epoll and eventfd")
+@pytest.mark.skipif(not readiness.HAS_EPOLL, reason="needs epoll and eventfd")
 def test_idle_encrypted_clients_cost_no_thread_either(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "SPARE", 0.01)
     with pool(on_receive=echo, ssl_context=server_side()) as server, contextlib.ExitStack() as stack:
@@ -242,8 +247,8 @@ def test_clients_with_a_timeout_of_the_programs_get_threads(monkeypatch: pytest.
             assert not server._engine._lot._parked
 
 
-def test_without_epoll_clients_have_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leader, "AVAILABLE", False)
+def test_where_nothing_can_watch_them_clients_have_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PoolEngine, "READINESS", None)
     with pool(on_receive=echo) as server, many(server, 20) as socks:
         for _ in range(3):
             for sock in socks:
