@@ -6,13 +6,11 @@ import contextlib
 import os
 import pathlib
 import queue
-import re
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -1073,12 +1071,3 @@ def test_a_secure_server_never_does_without_a_certificate(arguments: dict[str, A
 def test_a_secure_client_says_which_file_is_of_no_use(arguments: dict[str, Any], text: str) -> None:
     with contextlib.closing(SecureClient()) as client, pytest.raises(SetupError, match=text):
         client.setup(HOST, 1, **arguments)
-
-
-def test_the_guides_program_runs(tmp_path: pathlib.Path) -> None:
-    guide = pathlib.Path(__file__).resolve().parents[1] / "docs" / "guide.md"
-    (code,) = (code for code in re.findall(r"```py\n(.*?)```", guide.read_text(), re.S) if "load_cert_chain" in code)
-    shutil.copy(SERVER, tmp_path)
-    shutil.copy(CA, tmp_path)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, timeout=PATIENCE, check=False)
-    assert done.returncode == 0

@@ -818,17 +818,5 @@ def test_functions_without_a_file_are_refused(arguments: list[str]) -> None:
     assert "Put it into a file" in done.stderr
 
 
-def test_the_guide_s_example_runs(run: Run) -> None:
-    guide = (pathlib.Path(__file__).parents[1] / "docs" / "guide.md").read_text()
-    (example,) = re.findall(r"```python3\n(.*?)```", guide, re.S)  # no "python", which is run without a file
-    announced = example.replace("9999", "0").replace(
-        "with server:", "with server:\n        print(server.address[1], flush=True)"
-    )
-    running = run(announced)
-    with socket.create_connection((HOST, int(running.line())), timeout=PATIENCE) as sock:
-        sock.sendall(b"hello")
-        assert sock.recv(100) == b"HELLO"
-
-
 def test_no_child_of_multiprocessing_s_is_left() -> None:
     assert multiprocessing.active_children() == []
