@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import os
+import pathlib
 import shutil
 import socket
 import subprocess
@@ -18,6 +20,13 @@ from .support.leftovers import OpenSockets, left_threads
 from .support.redis import RedisServer, running_redis
 from .support.running import HOST, raw_listener
 from .support.waiting import PATIENCE
+
+
+def pytest_sessionstart() -> None:
+    """Compile once: hundreds of tests start programs, which would all do it where PYTHONDONTWRITEBYTECODE is set."""
+    root = pathlib.Path(__file__).parents[1]
+    for package in (root / "simplesockets", root / "tests"):
+        compileall.compile_dir(package, quiet=2)
 
 
 @pytest.fixture(autouse=True)
