@@ -654,6 +654,8 @@ class TCPClient(Endpoint[ClientDispatch]):
         if self._dial is not None or self._reconnector.active:
             return None
         if self._connection is None:
+            if self._engine is not None:  # it tried, and was told why it could not
+                return None
             return "this client is not connected: call connect(), which gives True if it could"
         if not self._autorecv and self._connection.thread is None and not self._connection.over:
             return "nothing receives it: call autorecv(), once (a second call turns it off), or use recv_data()"

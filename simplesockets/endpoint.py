@@ -55,6 +55,7 @@ class Endpoint(Generic[Some]):
         self._bell = dispatch.mailbox.bell
         self._engine: Engine | None = None
         self._ledger = Ledger()
+        self._misspelt: set[str] = set()  # attributes of which the program was told that they are never called
         self._mailbox.new_data.hint = Forgotten(self._missing)
 
     # ----------------------------------------------------------------------------------------------- callbacks
@@ -103,10 +104,11 @@ class Endpoint(Generic[Some]):
         return None
 
     def _warn_of_misspelt(self) -> None:
-        given = dict(vars(self))
+        given = list(vars(self))
         for kind in type(self).__mro__[: type(self).__mro__.index(Endpoint)]:
-            given.update(vars(kind))
-        warn_of_misspelt(given, self._dispatch.FORMS, self)
+            given += vars(kind)
+        callbacks = {name: self._dispatch.assigned(name) for name in self._dispatch.FORMS}
+        warn_of_misspelt(given, callbacks, self, self._misspelt)
 
     def _require_assignable(self, name: str) -> None:
         """Called before a callback is assigned, to refuse that."""

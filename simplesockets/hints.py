@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import difflib
 import logging
+import os
 import sys
 import time
 import weakref
@@ -18,6 +19,8 @@ log = logging.getLogger("simplesockets")
 
 PATIENCE = 1.0
 """Seconds for which a program polls in vain before it is told what it forgot."""
+AT_ONCE = 3.0
+"""Seconds after a server's start in which a program that ends seems not to know that it has to wait."""
 ALIKE = 0.8
 """How much alike two names are, from 0 to 1, if one may be the other with a slip in it."""
 
@@ -32,7 +35,8 @@ class Forgotten:
 
     def __init__(self, missing: Callable[[], str | None]) -> None:
         self._missing = weakref.WeakMethod(missing)
-        self._since: float | None = None  # when it was missing first
+        self._since = 0.0  # when it was missing first, in this waiting
+        self._looked: float | None = None  # when it was missing at the latest look
         self._told = False
 
     def __call__(self) -> None:
@@ -40,12 +44,13 @@ class Forgotten:
         missing = None if self._told else self._missing()
         what = None if missing is None else missing()
         if what is None:
-            self._since = None
+            self._looked = None
             return
         now = time.monotonic()
-        if self._since is None:
+        if self._looked is None or now - self._looked > PATIENCE:  # it did something else than wait
             self._since = now
-        elif now - self._since > PATIENCE:
+        self._looked = now
+        if now - self._since > PATIENCE:
             self._told = True
             log.warning("the program waits for data, but %s", what)
 
@@ -69,45 +74,57 @@ def alike(name: str, names: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def warn_of_misspelt(given: Mapping[str, object], callbacks: Iterable[str], owner: object) -> None:
+def warn_of_misspelt(
+    given: Iterable[str], callbacks: Mapping[str, object | None], owner: object, told: set[str]
+) -> None:
     """Tell which attributes of a program's are nearly callbacks. They are never called.
 
     Args:
-        given: the program's own attributes of the server or client.
-        callbacks: the names that are called.
+        given: the names of the program's own attributes of the server or client.
+        callbacks: what is called, by the name; None where nothing is yet. Where something is, a name that is nearly the
+            same is the program's own affair.
         owner: the server or client.
+        told: the names of which the program was told already. This function adds to them.
     """
-    known = list(callbacks)
     for name in given:
-        meant = alike(name, known)
-        if name.startswith("on_") and meant is not None:
+        if not name.startswith("on_") or name in told:
+            continue
+        meant = alike(name, callbacks)
+        if meant is not None and callbacks[meant] is None:
+            told.add(name)
             log.warning("%s of %r is never called; its name should be %s", name, owner, meant)
 
 
 # ------------------------------------------------------------------------------------------------- at the end
 
-_waiting: weakref.WeakSet[object] = weakref.WeakSet()  # servers that accept, and to which nobody came yet
+# Servers that accept, and to which nobody came yet: by identity, as a program may say what equals what; and since when.
+_waiting: dict[int, tuple[weakref.ref[object], float]] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_waiting.clear)  # they are the other process's
 
 
 def expect_clients(server: object) -> None:
-    """This server accepts clients from now on. If the program ends before one came, it is told."""
-    _waiting.add(server)
+    """This server accepts clients from now on. If the program ends at once, before one came, it is told."""
+    _waiting[id(server)] = weakref.ref(server), time.monotonic()
 
 
 def expect_none(server: object) -> None:
-    """Somebody came to this server, or it was closed."""
-    _waiting.discard(server)
+    """Somebody came to this server, or it was closed, or nobody has to come."""
+    _waiting.pop(id(server), None)
 
 
 def _tell_at_the_end() -> None:
     if getattr(sys, "last_type", None) is not None:  # an exception ended it, and that was told; Ctrl-C is one
         return
-    for server in list(_waiting):
-        log.warning(
-            "the program ends, and with it %r, to which nobody came. A server works in the background: keep the "
-            "program running, with threading.Event().wait() for example, or close() the server where it may end",
-            server,
-        )
+    now = time.monotonic()
+    for reference, since in list(_waiting.values()):
+        server = reference()
+        if server is not None and now - since < AT_ONCE:
+            log.warning(
+                "the program ends, and with it %r, to which nobody came. A server works in the background: keep the "
+                "program running, with threading.Event().wait() for example, or close() the server where it may end",
+                server,
+            )
 
 
 atexit.register(_tell_at_the_end)

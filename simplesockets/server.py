@@ -616,7 +616,8 @@ class TCPServer(Endpoint[ServerDispatch], Watched):
         self._require_setup("start()")
         self._warn_of_misspelt()
         if self._workers is None:  # else the clients are elsewhere
-            expect_clients(self)
+            if not self._ledger.connections:
+                expect_clients(self)
             self._mailbox.new_data.hint = None
         self._set_run(True)
         if self._killed:

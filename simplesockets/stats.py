@@ -209,6 +209,11 @@ class Ledger:
         self._refused = 0
         self._samples = deque([_Sample(clock(), 0, self._ended)])
 
+    @property
+    def connections(self) -> int:
+        """How many there were so far."""
+        return self._connections
+
     def enter(self, connection: Counted) -> None:
         """It was made, and counts from now on."""
         with self._lock:

@@ -17,6 +17,7 @@ from .client import TCPClient
 from .errors import ConnectionClosed, ProtocolError, ResolveError
 from .events import Address
 from .framing import DelimiterFramer
+from .hints import expect_none
 from .protocol import FramedProtocol
 from .stats import Snapshot
 from .transport import is_loopback
@@ -88,6 +89,7 @@ class StatsService:
         if not is_loopback(tcp.address[0]):
             log.warning("the statistics at %s:%d can be read from the network, by anybody", *tcp.address)
         tcp.start()
+        expect_none(tcp)
 
     @property
     def address(self) -> Address:
