@@ -190,7 +190,7 @@ def test_an_exchange_is_shown_with_direction_time_sizes_and_indented(guest: Page
     [
         ({"fname": "fail", "arguments": {"code": "404"}}, "404: as you wish"),
         ({"fname": "crash"}, "100: Unhandled exception in function 'crash': ZeroDivisionError: on purpose"),
-        ({"fname": "nobody", "free": True}, "403: There is no function 'nobody'"),
+        ({"fname": "nobody", "free": True}, "403: There is no function 'nobody' here; check its spelling"),
     ],
 )
 def test_errors_are_told_of(guest: Page, call: dict[str, Any], said: str) -> None:
@@ -433,8 +433,7 @@ def test_a_server_that_is_not_there_is_told_of_and_can_be_tried_again() -> None:
         with Server(port=port):
             assert page.do("connect") == (200, {})
             assert page.do("connect") == (200, {})  # it is there already
-            page.received()
-            assert (page.state["connection"], page.state["problem"]) == ("open", "")
+            page.wait(lambda: (page.state["connection"], page.state["problem"]) == ("open", ""))
 
 
 def test_a_lost_connection_is_told_of_and_the_session_lives_on() -> None:
