@@ -57,9 +57,9 @@ class Cluster:
         self._exchange = Exchange(
             backplane, self.node, name, lock, host.local_rows, self._heard, self._looked, self._resumed
         )
-        self._silence = backplane.lease * 0.6  # and a look is due after an eighth: so within the lease
         self._lock = lock  # protects what follows; never held across I/O or user code
-        self._others = Neighbours()
+        self._silence = backplane.lease * 0.6  # and a look is due after an eighth: so within the lease
+        self._others = Neighbours(self._silence)
         self._received = self._missed = 0
 
     def start(self) -> None:
@@ -68,7 +68,10 @@ class Cluster:
 
     def close(self, deadline: Deadline) -> list[str]:
         """Say goodbye, after all that waits. Returns the names of threads that are busy for longer."""
-        return self._exchange.close(deadline)
+        busy = self._exchange.close(deadline)
+        with self._lock:
+            self._others = Neighbours(self._silence)
+        return busy
 
     def __repr__(self) -> str:
         return f"<node {self.node}, {'connected' if self.connected else 'alone'}>"
@@ -197,7 +200,7 @@ class Cluster:
     def _looked(self, latest: bool, at: float) -> None:
         # Where there is more to read, a node may be there: only the log's own clock tells how long it said nothing.
         with self._lock:
-            silent = self._others.silent(latest, at - self._silence)
+            silent = self._others.silent(latest, at)
             left = [member for name in silent for member in self._others.remove(name)]
         for member in left:
             self._tell_left(member)

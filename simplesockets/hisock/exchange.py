@@ -62,10 +62,10 @@ class _Waiting:
 class _Line:
     """One of the two connections: how it fares."""
 
-    def __init__(self, purpose: str) -> None:
+    def __init__(self, purpose: str, longest_pause: float) -> None:
         self.purpose = purpose
         self.end: Writer | Reader | None = None
-        self.backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, jitter=0.5)
+        self.backoff = Backoff(min(FIRST_PAUSE, longest_pause), longest_pause, jitter=0.5)
         self.failures = 0
 
 
@@ -81,7 +81,7 @@ class Exchange:
         heard: called for each entry of other nodes, by the reading thread, with the time of the log's clock.
         looked: likewise, after entries were read: the latest of all, as it was at that time; or not, but those up to
             that time of the log's clock.
-        resumed: likewise, when the backplane was away until now.
+        resumed: likewise, when the backplane was away until now, or takes nothing.
     """
 
     def __init__(
@@ -103,7 +103,8 @@ class Exchange:
         self._resumed = resumed
         self._bell = Bell()
         self.journal = Journal(self._bell, EventQueue(self._bell))
-        self._writing, self._reading = _Line("publish"), _Line("read")
+        pause = min(LONGEST_PAUSE, backplane.lease / 4)  # so that it is back before it is taken for dead
+        self._writing, self._reading = _Line("publish", pause), _Line("read", pause)
         self._lock = lock  # protects what follows; never held across I/O or user code
         self._waiting: deque[_Waiting] = deque()
         self._size = 0
@@ -172,7 +173,7 @@ class Exchange:
             self.dropped += 1
             self._untold += 1
         else:
-            self._state_due = True  # which has it
+            self._state_due = True  # which has it, but for questions: they are asked again
 
     def close(self, deadline: Deadline) -> list[str]:
         """Append what waits, if that is possible now, and a farewell; end the threads. May be repeated.
@@ -185,11 +186,10 @@ class Exchange:
                 self._closing = True
                 self.post("bye")
         self._bell.ring()
-        publisher, reader = self._threads
+        publisher, _ = self._threads
         self._join(publisher, (deadline.left(time.monotonic()) or 0.0) / 2)
         self._over = True
         self._bell.ring()
-        self._join(reader, 0.0 if publisher.is_alive() else (deadline.left(time.monotonic()) or 0.0) / 4)
         for line in (self._writing, self._reading):
             if (end := line.end) is not None:
                 end.interrupt()
@@ -253,7 +253,7 @@ class Exchange:
 
     def _put_state(self) -> None:
         # Under the lock. It says all that waits about clients, and says it better.
-        kept = deque(entry for entry in self._waiting if entry.number or entry.kind == "bye")
+        kept = deque(entry for entry in self._waiting if entry.number or entry.kind in ("ask", "bye"))
         kept.appendleft(_Waiting("state", (self._asking, self._rows()), b"", 0))
         self._waiting, self._size = kept, sum(entry.size for entry in kept)
         self._state_due = self._asking = False
@@ -307,7 +307,10 @@ class Exchange:
             self._works(self._reading)
             for data in entries:
                 self._hear(data, at)
-            self._looked(latest, asked if latest else at)
+            if self._writing.failures:  # maybe nobody can append now: then who says nothing is not dead
+                self._resumed()
+            else:
+                self._looked(latest, asked if latest else at)
 
     def _hear(self, data: bytes, at: float) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -49,7 +50,8 @@ class Neighbour:
         """Whether it is taken for alive."""
         self.known = False
         """Whether nothing that it told of its clients was missed."""
-        self.asked = False
+        self.asked = -math.inf
+        """When it was last asked for its state."""
 
 
 class Noted(NamedTuple):
@@ -72,10 +74,16 @@ class Replaced(NamedTuple):
 
 
 class Neighbours:
-    """All other nodes."""
+    """All other nodes.
 
-    def __init__(self) -> None:
+    Args:
+        silence: seconds; who says nothing for longer is dead, and who is asked and does not answer is asked again.
+    """
+
+    def __init__(self, silence: float) -> None:
         self._nodes: dict[str, Neighbour] = {}
+        self._silence = silence
+        self._at = 0.0  # how far the log was read, by its clock
 
     # ---------------------------------------------------------------------------------------------------- entries
 
@@ -87,6 +95,7 @@ class Neighbours:
             now: the time.
             at: the time by the log's clock.
         """
+        self._pass_to(at)
         node = self._nodes.get(entry.node)
         if node is None:
             self._forget_oldest()
@@ -95,11 +104,12 @@ class Neighbours:
             return Noted(False, 0, False)
         missed = entry.latest - entry.is_message - node.latest
         if entry.seq != node.seq + 1:
-            node.known = node.asked = False
+            node.known, node.asked = False, -math.inf
         node.seq, node.latest = entry.seq, entry.latest
         node.heard, node.spoke, node.present = now, at, True
-        ask = not node.known and not node.asked and entry.kind not in ("state", "bye")
-        node.asked = node.asked or ask
+        ask = not node.known and now - node.asked > self._silence and entry.kind not in ("state", "bye")
+        if ask:
+            node.asked = now
         return Noted(True, missed, ask)
 
     def _forget_oldest(self) -> None:
@@ -109,9 +119,9 @@ class Neighbours:
 
     def replace(self, name: str, rows: Iterable[Row]) -> Replaced:
         """A node told of all of its clients."""
+        new = {(row.host, row.port): row for row in rows}
         node = self._nodes[name]
         node.known = True
-        new = {(row.host, row.port): row for row in rows}
         left = [old for old in node.members.all() if _differs(old, new.get(old.address))]
         for old in left:
             node.members.remove(old)
@@ -153,18 +163,30 @@ class Neighbours:
         node = self._nodes[name]
         left = node.members.all()
         node.members = Members()
-        node.present = node.known = node.asked = False
+        node.present = node.known = False
+        node.asked = -math.inf
         return left
 
-    def silent(self, latest: bool, since: float) -> list[str]:
-        """The nodes that said nothing since that time, by this node's clock if it read all, else by the log's."""
+    def silent(self, latest: bool, at: float) -> list[str]:
+        """The nodes that said nothing for too long before that time: of this node's clock if all was read, else of the
+        log's."""
+        since = at - self._silence
+        if not latest:
+            self._pass_to(at)
         present = [node for node in self._nodes.values() if node.present]
         return [node.name for node in present if (node.heard if latest else node.spoke) < since]
 
+    def _pass_to(self, at: float) -> None:
+        # Where the log has nothing of anybody for so long, it was the log that was away.
+        if at - self._at > self._silence:
+            for node in self._nodes.values():
+                node.spoke = at
+        self._at = at
+
     def excuse(self, now: float) -> None:
-        """They could not be heard until now, nor could what they were asked."""
+        """They could not be heard until now."""
         for node in self._nodes.values():
-            node.heard, node.asked = now, False
+            node.heard = now
 
     # -------------------------------------------------------------------------------------------------- looking up
 

@@ -121,8 +121,11 @@ class _Appender(_Link):
         super().__init__(place)
 
     def append(self, entries: Sequence[bytes]) -> None:
-        """Append these, in this order. Raises BackplaneError."""
-        self.run(*((*self._command, entry) for entry in entries))
+        """Append these, in this order: all, or none if Redis refuses one. Raises BackplaneError."""
+        *_, answers = self.run(("MULTI",), *((*self._command, entry) for entry in entries), ("EXEC",))
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise BackplaneError(f"Redis: {answer}") from answer
 
 
 class _Follower(_Link):

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from simplesockets.hisock import BackplaneError, ClientNotFound, GroupNotFound, HiSockServer
 from simplesockets.hisock.backplane import Entry, unpack
 from simplesockets.hisock.groups import Identifier
+from simplesockets.hisock.neighbours import Neighbours
 
 from ..support.backplane import MemoryBackplane, MemoryLog, cluster_of, wait_met
 from ..support.waiting import PATIENCE, Gate, wait_until
@@ -132,6 +134,19 @@ def test_nobody_anywhere_is_an_error(nodes: Nodes) -> None:
     for call in (nodes.here.get_client, nodes.here.disconnect_client, lambda who: nodes.here.send_client(who, "m")):
         with pytest.raises(ClientNotFound):
             call("ann")
+
+
+def test_after_closing_nobody_is_there(nodes: Nodes) -> None:
+    with RawClient(nodes.there.get_addr(), "bob", "red"):
+        wait_names(nodes.here, "bob")
+        nodes.here.close()
+        assert names(nodes.here) == []
+        with pytest.raises(ClientNotFound):
+            nodes.here.send_client("bob", "m")
+        with pytest.raises(GroupNotFound):
+            nodes.here.send_group("red", "m")
+        nodes.here.send_all_clients("m")
+        assert cluster_of(nodes.here).dropped == 0
 
 
 def test_too_long_for_the_header_reaches_nobody(nodes: Nodes) -> None:
@@ -457,6 +472,64 @@ def test_a_node_that_is_quiet_keeps_its_clients() -> None:
         assert known == [["bob"]] * len(known)
 
 
+def test_a_question_is_put_behind_the_state_and_not_left_out_for_it(nodes: Nodes) -> None:
+    gate = Gate()
+    here = cluster_of(nodes.here)
+    nodes.way.before_append = gate
+    here._exchange.announce()
+    gate.wait_arrived()
+    here._exchange.post("ask", "somebody")
+    here._exchange.announce()
+    gate.open()
+    wait_until(lambda: nodes.log.kinds(here.node)[-2:] == ["state", "ask"])
+
+
+def test_a_question_that_is_not_answered_is_asked_again() -> None:
+    others = Neighbours(silence=9.0)
+    assert [others.note(_told("node", seq), now, 0.0).ask for seq, now in enumerate([1.0, 2.0, 9.0, 11.0, 12.0])] == [
+        True, False, False, True, False
+    ]  # fmt: skip
+    others.replace("node", [])
+    assert not others.note(_told("node", 5), 30.0, 0.0).ask
+
+
+def test_nobody_is_taken_for_dead_while_nothing_can_be_appended() -> None:
+    def refuse(_: object) -> None:
+        refused.set()
+        raise BackplaneError("OOM command not allowed")
+
+    with two_nodes(lease=0.6) as nodes, RawClient(nodes.there.get_addr(), "bob", "red") as bob:
+        wait_names(nodes.here, "bob")
+        refused = threading.Event()
+        nodes.way.before_append = nodes.way_there.before_append = refuse
+        nodes.here.send_group("red", "m", "1")
+        assert refused.wait(PATIENCE)
+        looked = Notes()
+        nodes.way.before_read = lambda: looked("a look")
+        looked.wait(12)  # which is longer than the lease, as nothing comes
+        nodes.here.send_group("red", "m", "2")
+        nodes.way.before_append = nodes.way_there.before_append = lambda _: None
+        assert [bob.read_command("m") for _ in range(2)] == [b"1", b"2"]
+        assert names(nodes.here) == ["bob"]
+
+
+def _told(node: str, seq: int) -> Entry:
+    return Entry(node, seq, 0, "beat", [])
+
+
+def test_who_was_silent_only_while_the_log_was_is_alive() -> None:
+    others = Neighbours(silence=9.0)
+    for seq, (now, at) in enumerate([(0.0, 1000.0), (5.0, 1005.0)], 1):
+        for node in ("quick", "slow"):
+            others.note(_told(node, seq), now, at)
+    others.note(_told("quick", 3), 65.0, 1065.0)  # the log was away for a minute, and there is more to read
+    assert others.silent(False, 1065.0) == []
+    others.note(_told("quick", 4), 66.0, 1073.0)
+    assert others.silent(False, 1073.0) == []
+    others.note(_told("quick", 5), 67.0, 1075.0)
+    assert others.silent(False, 1075.0) == ["slow"]
+
+
 # --------------------------------------------------------------------------------------------------------- hostile
 
 
@@ -540,6 +613,20 @@ def test_closing_in_a_handler_ends_both_threads(nodes: Nodes) -> None:
         bob.send_command("end")
         assert bob.at_end()
     wait_names(nodes.here)
+
+
+def test_closing_does_not_wait_for_more_to_read(nodes: Nodes) -> None:
+    gate = Gate()
+    nodes.way.after_append = lambda entries: gate() if unpack(entries[-1]).kind == "bye" else None
+    closing = threading.Thread(target=nodes.here.close, args=(PATIENCE,))
+    closing.start()
+    gate.wait_arrived()
+    exchange = cluster_of(nodes.here)._exchange
+    wait_until(lambda: exchange._echoed == exchange._seq)  # it read the farewell, and reads on
+    began = time.monotonic()
+    gate.open()
+    closing.join(PATIENCE)
+    assert time.monotonic() - began < PATIENCE / 10
 
 
 def test_closing_does_not_wait_for_a_backplane_that_hangs(caplog: pytest.LogCaptureFixture) -> None:

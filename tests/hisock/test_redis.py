@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from simplesockets import SetupError
-from simplesockets.hisock import HiSockServer, RedisBackplane
+from simplesockets.hisock import BackplaneError, HiSockServer, RedisBackplane
 
 from ..scale import scenarios
 from ..support.backplane import cluster_of, wait_met
@@ -113,6 +113,52 @@ def test_what_is_lost_with_redis_is_said_by_those_who_miss_it(redis_server: Redi
             here.send_client("bob", "m", number)
         assert [bob.read_command("m") for _ in range(98)] == [b"%d" % number for number in range(2, 100)]
         assert (cluster_of(there).received, cluster_of(there).missed) == (99, 0)
+
+
+def test_what_redis_refuses_is_appended_later_once_and_in_order(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with two_nodes(redis_server.url, redis_server.url) as (here, there), RawClient(there.get_addr(), "bob") as bob:
+        wait_names(here, "bob")
+        redis_server.command("CONFIG SET maxmemory 1")
+        for number in range(50):
+            here.send_client("bob", "m", number)
+        wait_until(lambda: "maxmemory" in caplog.text)
+        redis_server.command("CONFIG SET maxmemory 0")
+        assert [bob.read_command("m") for _ in range(50)] == [b"%d" % number for number in range(50)]
+        assert (cluster_of(there).received, cluster_of(there).missed) == (50, 0)
+
+
+@pytest.mark.parametrize("refusal", ["full", "foreign"])
+def test_a_batch_is_appended_whole_or_not_at_all(redis_server: RedisServer, refusal: str) -> None:
+    with contextlib.closing(RedisBackplane(redis_server.url).writer()) as writer:
+        if refusal == "full":  # the first would still go in
+            used = int(redis_server.line_of("INFO memory", b"used_memory:").partition(b":")[2])
+            redis_server.command(f"CONFIG SET maxmemory {used + 200_000}")
+        else:
+            redis_server.command("SET simplesockets:hisock:log foreign")
+        with pytest.raises(BackplaneError, match="maxmemory" if refusal == "full" else "WRONGTYPE"):
+            writer.append([bytes(1_000_000), b"second"])
+        redis_server.command("CONFIG SET maxmemory 0")
+        assert redis_server.command("TYPE simplesockets:hisock:log") == (b"+none" if refusal == "full" else b"+string")
+
+
+@pytest.mark.parametrize("how", ["FLUSHALL", "DEL simplesockets:hisock:log", "XTRIM simplesockets:hisock:log MAXLEN 0"])
+def test_who_keeps_the_connection_and_loses_the_data_goes_on(redis_server: RedisServer, how: str) -> None:
+    way = RedisBackplane(redis_server.url, lease=2.0)  # so a loss is noticed soon
+    with two_nodes(way, way) as (here, there), RawClient(there.get_addr(), "bob") as bob:
+        wait_names(here, "bob")
+        for wave in range(3):
+            here.send_client("bob", "m", wave)
+            wait_until(lambda: cluster_of(here).waiting == 0)
+            redis_server.command(how)
+        with RawClient(here.get_addr(), "ann"):
+            wait_names(there, "ann", "bob")
+        redis_server.command("CLIENT KILL TYPE normal")
+        here.send_client("bob", "m", "end")
+        bob.read_until(lambda body: body.endswith(b"end"))
+        wait_until(lambda: cluster_of(here).published == 4)
+        assert cluster_of(there).received + cluster_of(there).missed == 4
 
 
 def test_redis_is_used_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

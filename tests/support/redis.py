@@ -102,12 +102,16 @@ class RedisServer:
 
     def command(self, *words: str) -> bytes:
         """Run a command whose answer is one line (FLUSHALL, EXISTS, CLIENT KILL …); returns that line."""
+        return self.line_of(" ".join(words), b"")
+
+    def line_of(self, command: str, start: bytes) -> bytes:
+        """Run a command; returns the first line of its answer that begins so."""
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(PATIENCE)
             sock.connect(str(self.path))
-            sock.sendall(" ".join(words).encode() + b"\r\n")
+            sock.sendall(command.encode() + b"\r\n")
             with sock.makefile("rb") as answer:
-                return answer.readline().removesuffix(b"\r\n")
+                return next((line for line in answer if line.startswith(start)), b"").removesuffix(b"\r\n")
 
 
 @contextlib.contextmanager
