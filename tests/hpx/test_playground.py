@@ -6,13 +6,17 @@ import contextlib
 import gzip
 import json
 import pathlib
+import random
 import signal
 import socket
+import string
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -21,15 +25,16 @@ from simplesockets.__main__ import main
 from simplesockets.hpx import Server
 from simplesockets.hpx.codec import pack
 from simplesockets.hpx.playground import Playground
+from simplesockets.hpx.playground.bench import Bench
 from simplesockets.hpx.playground.feed import MOST_PAGES
-from simplesockets.hpx.playground.history import HIDDEN, SHOWN_TEXT
+from simplesockets.hpx.playground.history import HIDDEN, SHOWN_TEXT, readable
 from simplesockets.hpx.playground.web import MOST_BODY
 from simplesockets.hpx.playground.worker import MOST_TASKS, Worker
 from simplesockets.hpx.playing import demo_server
 
 from ..support.certificates import client_side, server_side
 from ..support.running import raw_listener
-from ..support.waiting import PATIENCE, Gate
+from ..support.waiting import PATIENCE, Gate, wait_until
 from .pages import Page, connected_page, page_of
 from .support import GREETING, frame, read_frame, scripted_server
 
@@ -147,6 +152,8 @@ def test_each_start_has_a_token_of_its_own(alone: Page) -> None:
         ("handshake", b'{"user": null}', 400, "'user' has to be text"),
         ("command", b'{"command": "reboot"}', 400, "no server command"),
         ("send", b"x" * (MOST_BODY + 1), 413, "too long"),
+        ("send", b'{"text": "1e999"}', 502, "cannot be said in JSON"),
+        ("call", b'{"fname": "add", "free": true, "more": "{\\"a\\": 1e999}"}', 502, "cannot be said in JSON"),
         ("nonsense", b"{}", 404, "Not Found"),
     ],
 )
@@ -302,6 +309,22 @@ def test_a_long_text_is_cut_and_can_be_had_as_a_whole(guest: Page) -> None:
     assert (status, b"not kept any more" in content) == (404, True)
 
 
+@pytest.mark.parametrize("number", ["0", "1" * 5000, "-1", "x", "\u0661"])
+def test_an_exchange_that_is_not_there_gets_a_sentence(alone: Page, number: str) -> None:
+    status, _, content = alone.get(f"/exchanges/{quote(number)}", x_playground_token=alone.token)
+    assert (status, json.loads(content)["error"]) == (404, "This exchange is not kept any more")
+
+
+def test_what_the_playground_did_not_expect_is_told_of_too(
+    alone: Page, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Bench, "clear", lambda bench: 1 / 0)
+    status, content = alone.do("clear")
+    assert status == 500
+    assert "failed: ZeroDivisionError" in content["error"]
+    wait_until(lambda: "ZeroDivisionError" in caplog.text)
+
+
 def test_a_page_that_comes_back_gets_what_it_missed_and_a_new_one_gets_all(guest: Page) -> None:
     known = max(guest.exchanges)
     guest.do("call", fname="count")
@@ -400,6 +423,15 @@ def test_functions_that_a_server_describes_wrongly_are_left_out() -> None:
         assert len(page.functions) == 500 - len(wrong)
 
 
+def test_a_password_is_hidden_or_nothing_is_shown() -> None:
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    shown = readable({"data": {"password": "sesame", "more": deep}}, "sesame")
+    assert "nested too deeply" in shown
+    assert "sesame" not in shown
+
+
 def test_blanks_for_indenting_do_not_fill_the_memory() -> None:
     deep: object = list(range(100_000))
     for _ in range(400):
@@ -456,6 +488,22 @@ def test_a_lost_connection_is_told_of_and_the_session_lives_on() -> None:
         page.do("connect")
         page.wait(lambda: page.state["connection"] == "open")
         assert (page.state["session"], page.state["problem"]) == ("abc", "")
+
+
+def test_a_server_that_reads_nothing_can_be_left() -> None:
+    # What is sent to it waits, and the next with it; but not what ends the waiting.
+    endless = json.dumps("".join(random.Random(1).choices(string.ascii_letters, k=6_000_000)))
+    with raw_listener() as listener, page_of(Playground(listener.getsockname(), 0)) as page:
+        page.wait(lambda: page.state["connection"] == "open")
+        accepted, _ = listener.accept()
+        with accepted, ThreadPoolExecutor(2) as senders:
+            sends = [senders.submit(page.do, "send", text=endless) for _ in range(2)]
+            page.wait(lambda: page.of("sent"))
+            assert page.do("session", session="other") == (200, {})
+            assert page.do("clear") == (200, {})
+            assert page.do("disconnect") == (200, {})
+            assert [each.result(PATIENCE)[0] for each in sends] == [502, 502]
+        page.wait(lambda: page.state["connection"] == "none")
 
 
 def test_leaving_by_hand_is_no_problem(guest: Page) -> None:
@@ -522,6 +570,42 @@ def test_close_ends_an_attempt_to_connect() -> None:
             with accepted:
                 playground.close()
         assert not [each for each in threading.enumerate() if "playground" in each.name]
+
+
+def test_who_waits_when_it_ends_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+
+    def place() -> tuple[str, int]:
+        gate.arrive()
+        return "127.0.0.1", 1
+
+    playground = Playground(place, 0)
+    with playground, contextlib.closing(Page(playground)) as page, ThreadPoolExecutor(1) as asking:
+        gate.wait_arrived()
+        asked = asking.submit(page.do, "functions")
+        wait_until(lambda: playground._workers[0]._tasks.qsize())
+        closing = threading.Thread(target=playground.close)
+        closing.start()
+        wait_until(playground._workers[0]._closed.is_set)
+        gate.open()
+        assert asked.result(PATIENCE) == (503, {"error": "The playground ends", "fields": {}})
+        closing.join(PATIENCE)
+    assert "Traceback" not in caplog.text
+
+
+def test_ctrl_c_while_it_begins_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    playground = Playground(("127.0.0.1", 1), 0)
+    wait = playground._begun.wait
+
+    def interrupted(timeout: float | None = None) -> bool:
+        monkeypatch.undo()
+        wait(timeout)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(playground._begun, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt), playground:
+        pass
+    assert not [each for each in threading.enumerate() if "playground" in each.name]
 
 
 def test_a_playground_that_was_not_started_has_nothing_to_close() -> None:

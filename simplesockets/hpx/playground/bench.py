@@ -160,8 +160,12 @@ class Bench:
         except SimpleSocketsError as failure:
             self._lose(line, sentence(failure))
             raise
-        if line is not None and self._opened(line):
+        if line is None:
+            return
+        if self._opened(line):
             line.read()
+        else:
+            line.close()
 
     def _new_line(self) -> Line | None:
         with self._lock:
@@ -261,7 +265,10 @@ class Bench:
         Raises:
             SimpleSocketsError: it could not be sent.
         """
-        text = to_json(message)
+        try:
+            text = to_json(message)
+        except ValueError as failure:  # 1e999 is JSON, and infinite here
+            raise ClientError("playground", f"That cannot be said in JSON: {failure}") from failure
         frame = pack(text)
         shown = readable(message, text.decode())
         with self._lock:

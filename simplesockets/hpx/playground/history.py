@@ -186,7 +186,10 @@ def readable(content: Json, otherwise: str) -> str:
         otherwise: what is given instead where the other would be too long.
     """
     if (hidden := _without_password(content)) is not content:
-        content, otherwise = hidden, json.dumps(hidden)
+        try:
+            content, otherwise = hidden, json.dumps(hidden)
+        except RecursionError:
+            return "It has a password, and is nested too deeply to be shown without"
     if len(otherwise) > MOST_INDENTED:
         return otherwise
     parts, room = [], INDENTED_TEXT

@@ -77,7 +77,7 @@ class Playground:
             threading.RLock()
         )  # a signal handler may close; protects what follows, not held while anybody is waited for
         self._state = "new"
-        self._worker: Worker | None = None
+        self._workers: tuple[Worker, ...] = ()
         self._thread: threading.Thread | None = None
         self._serving: tuple[uvicorn.Server, Feed] | None = None
         self._begun = threading.Event()
@@ -109,24 +109,24 @@ class Playground:
             self._port = listener.getsockname()[1]
             self._state = "running"
             name = f"simplesockets-playground-{self._port}"
-            self._worker = Worker(f"{name}-talk")
-            self._thread = threading.Thread(target=self._run, args=(listener, self._worker), name=name, daemon=True)
+            worker, aside = self._workers = Worker(f"{name}-talk"), Worker(f"{name}-aside")
+            self._thread = threading.Thread(target=self._run, args=(listener, worker, aside), name=name, daemon=True)
             self._thread.start()
         self._begun.wait()
-        self._worker.run(self._bench.connect)
+        worker.run(self._bench.connect)
 
-    def _run(self, listener: socket.socket, worker: Worker) -> None:
+    def _run(self, listener: socket.socket, worker: Worker, aside: Worker) -> None:
         try:
-            asyncio.run(self._serve(listener, worker))
+            asyncio.run(self._serve(listener, worker, aside))
         except Exception:
             log.exception("the playground's web server failed")
         finally:
             self._begun.set()
             listener.close()
 
-    async def _serve(self, listener: socket.socket, worker: Worker) -> None:
+    async def _serve(self, listener: socket.socket, worker: Worker, aside: Worker) -> None:
         feed = Feed(self._bench, asyncio.get_running_loop())
-        web = Web(self._bench, feed, worker, self._port, secrets.token_urlsafe(32))
+        web = Web(self._bench, feed, worker, aside, self._port, secrets.token_urlsafe(32))
         config = uvicorn.Config(
             web.app,
             loop="asyncio",
@@ -153,23 +153,28 @@ class Playground:
         deadline = Deadline(timeout, time.monotonic())
         with self._lock:
             self._state = "closed"
-            worker, thread = self._worker, self._thread
+            workers, thread = self._workers, self._thread
         self._bench.close()
-        if worker is None or thread is None:
+        if thread is None:
             return
         self._begun.wait()
         if self._serving is not None:
             server, feed = self._serving
             feed.close()
             server.should_exit = True
-        worker.close(deadline.left(time.monotonic()))
+        for worker in workers:
+            worker.close(deadline.left(time.monotonic()))
         thread.join(deadline.left(time.monotonic()))
-        busy = [each.name for each in (worker.thread, thread) if each.is_alive()]
+        busy = [each.name for each in (*(worker.thread for worker in workers), thread) if each.is_alive()]
         if busy:
             log.warning("close() left a thread behind that is busy (or looks a host name up): %s", ", ".join(busy))
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except KeyboardInterrupt:
+            self.close()
+            raise
         return self
 
     def __exit__(

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, ExceptionHandler
 
 from ...errors import SimpleSocketsError
 from ..protocol import Json, ServerCommand
@@ -54,22 +54,24 @@ class Web:
         bench: what it works with.
         feed: its live channel.
         worker: does what may wait.
+        aside: does what has to be done while that waits: it may end the waiting.
         port: where it listens.
         token: what requests have to bring.
     """
 
-    def __init__(self, bench: Bench, feed: Feed, worker: Worker, port: int, token: str) -> None:
+    def __init__(self, bench: Bench, feed: Feed, worker: Worker, aside: Worker, port: int, token: str) -> None:
         self._bench = bench
         self._feed = feed
-        self._worker = worker
         self._token = token
-        actions: dict[str, Action] = {
-            "connect": lambda body: bench.connect,
+        at_once: dict[str, Action] = {
             "disconnect": lambda body: bench.disconnect,
             "clear": lambda body: bench.clear,
+            "session": self._session,
+        }
+        in_turn: dict[str, Action] = {
+            "connect": lambda body: bench.connect,
             "functions": lambda body: bench.ask_functions,
             "handshake": self._handshake,
-            "session": self._session,
             "command": self._command,
             "call": self._call,
             "send": self._send,
@@ -78,10 +80,12 @@ class Web:
             Route("/", self._file("playground.html")),
             *(Route(f"/page/{name}", self._file(name)) for name in ("playground.css", "playground.js", "icon.svg")),
             Route("/events", self._events),
-            Route("/exchanges/{number:int}", self._exchange),
-            *(Route(f"/do/{name}", self._endpoint(action), methods=["POST"]) for name, action in actions.items()),
+            Route("/exchanges/{number}", self._exchange),
+            *(_deed(name, action, worker) for name, action in in_turn.items()),
+            *(_deed(name, action, aside) for name, action in at_once.items()),
         ]
-        self.app: ASGIApp = Guard(Starlette(routes=routes, exception_handlers={Refused: _refused}), port, token)
+        handlers: dict[type[Exception], ExceptionHandler] = {Refused: _refused, Exception: _failed}
+        self.app: ASGIApp = Guard(Starlette(routes=routes, exception_handlers=handlers), port, token)
         """The ASGI application."""
 
     # --------------------------------------------------------------------------------------------------- reading
@@ -98,32 +102,16 @@ class Web:
     async def _events(self, request: Request) -> Response:
         if self._feed.full:
             raise Refused(503, "Too many pages of the playground are open")
-        after = request.headers.get("last-event-id", "")
-        number = int(after) if after.isascii() and after.isdigit() and len(after) < 20 else 0
-        return StreamingResponse(self._feed.listen(number), media_type="text/event-stream")
+        after = _number(request.headers.get("last-event-id", ""))
+        return StreamingResponse(self._feed.listen(after), media_type="text/event-stream")
 
     async def _exchange(self, request: Request) -> Response:
-        found = self._bench.exchange(request.path_params["number"])
+        found = self._bench.exchange(_number(request.path_params["number"]))
         if found is None:
             raise Refused(404, "This exchange is not kept any more")
         return JSONResponse(found.shown(most=None))
 
     # ---------------------------------------------------------------------------------------------------- acting
-
-    def _endpoint(self, action: Action) -> Callable[[Request], Awaitable[Response]]:
-        async def act(request: Request) -> Response:
-            body = await _body(request)
-            try:
-                await asyncio.wrap_future(self._worker.run(action(body)))
-            except BadInput as failure:
-                raise Refused(400, "Please look at what was typed", failure.fields) from failure
-            except SimpleSocketsError as failure:
-                raise Refused(502, sentence(failure)) from failure
-            except OverflowError as failure:
-                raise Refused(503, str(failure)) from failure
-            return JSONResponse({})
-
-        return act
 
     def _handshake(self, body: Body) -> Task:
         user, password = _text(body, "user"), _text(body, "password")
@@ -158,6 +146,28 @@ class Web:
         return lambda: self._bench.send(message)
 
 
+def _deed(name: str, action: Action, worker: Worker) -> Route:
+    async def act(request: Request) -> Response:
+        body = await _body(request)
+        try:
+            await asyncio.wrap_future(worker.run(action(body)))
+        except BadInput as failure:
+            raise Refused(400, "Please look at what was typed", failure.fields) from failure
+        except SimpleSocketsError as failure:
+            raise Refused(502, sentence(failure)) from failure
+        except OverflowError as failure:
+            raise Refused(503, str(failure)) from failure
+        except asyncio.CancelledError:
+            raise Refused(503, "The playground ends") from None
+        return JSONResponse({})
+
+    return Route(f"/do/{name}", act, methods=["POST"])
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+
+
 def _text(body: Body, name: str) -> str:
     text = body.get(name, "")
     if not isinstance(text, str):
@@ -180,6 +190,11 @@ async def _body(request: Request) -> Body:
     if not isinstance(body, dict):
         raise Refused(400, "The request is no JSON object")
     return body
+
+
+async def _failed(_: Request, failure: Exception) -> Response:
+    # It is logged as well.
+    return JSONResponse({"error": f"The playground itself failed: {failure!r}", "fields": {}}, 500)
 
 
 async def _refused(_: Request, refused: Exception) -> Response:

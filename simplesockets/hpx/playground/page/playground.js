@@ -90,7 +90,7 @@ function showState(told) {
   showProblem(state.problem);
   find("connect").disabled = state.connection !== "none";
   find("disconnect").disabled = state.connection === "none";
-  const whose = { null: "", "": ", of a guest" }[state.user] ?? `, of ${state.user}`;
+  const whose = state.user === null ? "" : `, of ${state.user || "a guest"}`;
   const short = state.session.length > 16 ? `${state.session.slice(0, 12)}…` : state.session;
   find("session").textContent = state.session ? `${short}${whose}` : "none yet: shake hands first";
   find("session").title = state.session;
