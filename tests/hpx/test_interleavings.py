@@ -57,7 +57,7 @@ class Callee:
 Ctx = Context
 
 
-@pytest.mark.parametrize("function", [optional, beside_unknown, functools.partial(first, number=1), Callee()], ids=repr)
+@pytest.mark.parametrize("function", [optional, beside_unknown, functools.partial(first, number=1), Callee()])
 def test_a_client_cannot_send_a_context_of_its_own(function: Callable[..., object]) -> None:
     with running() as server, peer(server, "") as each:
         server.function("f")(function)
@@ -68,7 +68,7 @@ def test_a_client_cannot_send_a_context_of_its_own(function: Callable[..., objec
 def positional(context: Context, /) -> None: ...
 
 
-@pytest.mark.parametrize("function", [positional, max, functools.partial(first)], ids=repr)
+@pytest.mark.parametrize("function", [positional, max, functools.partial(first)])
 def test_what_cannot_be_offered_is_refused_at_once(function: Callable[..., object]) -> None:
     with pytest.raises(TypeError):
         Server(port=0).function(function)

@@ -376,6 +376,7 @@ GOOD = {"fname": "good", "doc": "", "arguments": [], "more": False}
         (frame({"error": 5}), "5"),
         (frame({"data": [{"error": {}}, 5, {"error": {"code": 1}}]}), "1: "),
     ],
+    ids=["no gzip", "no text", "nested", "list", "strange error", "number for an error", "several"],
 )
 def test_whatever_a_server_says_is_shown_with_what_is_wrong(sent: bytes, error: str) -> None:
     with (
