@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from . import TCPClient, TCPServer, __version__, hisock, self_signed
 from .certificates import DAYS, HOSTNAMES
@@ -191,16 +194,33 @@ def send_lines(client: TCPClient) -> None:
 
 
 def watch(options: argparse.Namespace) -> int:
-    """Show what a server of another process counts, live; ends with it, with q or with Ctrl-C."""
+    """Show what a server of another process counts, live; ends with it, with q, with Ctrl-C or by SIGTERM."""
     host, port = options.place
     source = StatsSource(host, port)
     try:
-        Monitor(source.look, options.interval).run()
+        monitor = Monitor(source.look, options.interval)
+        with ended_by_sigterm(monitor):
+            monitor.run()
     except ConnectionClosed as failure:  # it was there, so its end is no error
         print(f"simplesockets: {failure}", file=sys.stderr)
+    except BrokenPipeError:  # who read the lines has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains when it ends
     finally:
         source.close()
     return 0
+
+
+@contextlib.contextmanager
+def ended_by_sigterm(monitor: Monitor) -> Iterator[None]:
+    """Let the signal end the drawing, so that the terminal is as it was before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: monitor.close())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def place(text: str) -> tuple[str, int]:

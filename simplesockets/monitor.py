@@ -7,6 +7,7 @@ Drawing needs ``rich``, an extra; lines do not.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import selectors
 import sys
@@ -46,7 +47,8 @@ class Monitor:
         out: where to show them; not given: standard output.
 
     Raises:
-        SetupError: ``out`` is a terminal, and ``rich``, which draws there, is not installed.
+        SetupError: ``out`` is a terminal, and ``rich``, which draws there, is not installed; or there is no standard
+            output.
         TypeError, ValueError: the interval is no number of seconds.
     """
 
@@ -54,7 +56,10 @@ class Monitor:
         check_seconds("interval", interval, unlimited=False)
         self._look = look
         self._interval = interval
-        self._out = sys.stdout if out is None else out
+        out = sys.stdout if out is None else out
+        if out is None:  # a program without a console, or one whose output was closed
+            raise SetupError("there is no standard output to show anything on")
+        self._out = out
         self._draws = self._out.isatty()
         if self._draws:
             _require_rich()
@@ -69,10 +74,11 @@ class Monitor:
         """
         waker = self._waker = Waker()  # from here on close() wakes; before, it is seen in time
         try:
-            if self._draws:
-                self._draw(waker)
-            else:
-                self._print(waker)
+            with _lenient(self._out):
+                if self._draws:
+                    self._draw(waker)
+                else:
+                    self._print(waker)
         except KeyboardInterrupt:
             pass
         finally:
@@ -120,6 +126,20 @@ def _require_rich() -> None:
             "drawing in a terminal needs the package rich, which is not installed: "
             'pip install "simplesockets[monitor]" (without it, a pipe or a file gets a line a second)'
         ) from failure
+
+
+@contextlib.contextmanager
+def _lenient(out: TextIO) -> Iterator[None]:
+    # Characters that the output's encoding does not have become question marks: they end nothing.
+    if not isinstance(out, io.TextIOWrapper):
+        yield
+        return
+    before = out.errors
+    out.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        out.reconfigure(errors=before)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -120,6 +121,26 @@ def test_elsewhere_than_in_a_terminal_there_are_lines_until_it_is_closed() -> No
     assert not runner.is_alive()
     assert set(out.getvalue().splitlines()) == {line(sample())}
     monitor.close()
+
+
+def test_what_the_outputs_encoding_does_not_have_ends_nothing() -> None:
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, "ascii")
+
+    def look() -> Snapshot:
+        monitor.close()
+        return dataclasses.replace(sample(), title="Gr\u00fc\u00dfe")
+
+    monitor = Monitor(look, 3600.0, out)
+    monitor.run()
+    assert b"Gr??e" in written.getvalue()
+    assert out.errors == "strict"
+
+
+def test_without_an_output_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(SetupError, match="no standard output"):
+        Monitor(sample)
 
 
 def test_a_long_interval_does_not_keep_it_from_ending() -> None:
@@ -245,8 +266,10 @@ def read_until(descriptor: int, what: bytes) -> bytes:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pseudo terminals are for POSIX")
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize("end", ["q", "Ctrl-C", "close"])
-def test_the_terminal_is_as_before_when_it_ended(end: str) -> None:
+def test_the_terminal_is_as_before_when_it_ended(end: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
     with in_terminal("-c", PROGRAM, end) as (process, keys, _):
         shown = read_until(keys, b"\x1b[?25l")  # no cursor
         shown += read_until(keys, b"connections")
@@ -263,7 +286,8 @@ def test_the_terminal_is_as_before_when_it_ended(end: str) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pseudo terminals are for POSIX")
-def test_top_draws_a_server_of_another_process() -> None:
+@pytest.mark.parametrize("end", ["q", "SIGTERM"])
+def test_top_draws_a_server_of_another_process(end: str) -> None:
     with running_server() as server, raw_client(server) as sock:
         sock.sendall(b"x" * 1234)
         wait_until(lambda: server.stats().bytes_in == 1234)
@@ -271,8 +295,32 @@ def test_top_draws_a_server_of_another_process() -> None:
         with in_terminal("-m", "simplesockets", "top", f"{host}:{port}", "--interval", "0.05") as (process, keys, _):
             shown = read_until(keys, b"busiest")
             assert b"1.2 kB" in shown
-            os.write(keys, b"q")
-            read_until(keys, b"\x1b[?25h")
+            if end == "q":
+                os.write(keys, b"q")
+            else:
+                process.terminate()
+            read_until(keys, b"\x1b[?1049l")
+            assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="what a broken pipe is differs")
+def test_who_reads_one_line_of_top_may_go() -> None:
+    with running_server() as server:
+        command = [
+            sys.executable,
+            "-m",
+            "simplesockets",
+            "top",
+            "{}:{}".format(*server.serve_stats()),
+            "--interval",
+            "0.01",
+        ]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert b"connected" in process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == b""
             assert process.wait(PATIENCE) == 0
 
 
