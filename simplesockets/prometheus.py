@@ -157,4 +157,6 @@ def export(servers: Counting | Mapping[str, Counting], port: int = 0, host: str 
         TypeError, ValueError: an argument is of no use.
     """
     check_port(port, zero=True)
+    if not isinstance(host, str):  # None would be every address
+        raise TypeError(f"the host is an IP address of this machine, such as '127.0.0.1', not {host!r}")
     return Exporter(servers, port, host)

@@ -143,12 +143,16 @@ class StatsSource:
             send_timeout=PATIENCE,
             protocol=lambda: Lines(MAX_ANSWER, MAX_REQUEST),
         )
+        self._open()
+
+    def _open(self) -> None:
         try:
             self._client.open()
         except ResolveError:
             raise
         except OSError as failure:
             raise ConnectionClosed(self._advice(failure)) from failure
+        self._asked = time.monotonic()
 
     def _advice(self, failure: OSError) -> str:
         if isinstance(failure, ConnectionRefusedError):
@@ -165,11 +169,15 @@ class StatsSource:
             ConnectionClosed: the other end is gone.
             ProtocolError: what listens there is something else.
         """
+        if time.monotonic() - self._asked > SILENCE / 2:  # who asks that seldom was let go, or will be
+            self._client.disconnect()
+            self._open()
+        self._asked = time.monotonic()
         gone = not self._client.send_data(REQUEST)
         try:
             answer = b"" if gone else bytes(self._client.recv_data(timeout=PATIENCE))
         except TimeoutError as failure:
-            raise self._something_else("it does not answer") from failure
+            raise self._something_else(f"it does not answer; or {MAX_WATCHERS} watch it already") from failure
         if not answer:
             ending = self._client.ending
             if ending is not None and ending.kind == "protocol error":

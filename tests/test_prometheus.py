@@ -154,6 +154,8 @@ def test_a_port_in_use_is_told() -> None:
     for port, error in ((-1, ValueError), ("x", TypeError)):
         with pytest.raises(error, match="port"):
             export(Fixed(), port)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the host is an IP address"):
+        export(Fixed(), 0, None)  # type: ignore[arg-type]
 
 
 def test_without_the_client_library_it_says_what_to_install() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from simplesockets import SetupError, hisock, hpx, statsservice
+from simplesockets import ConnectionClosed, SetupError, hisock, hpx, statsservice
 from simplesockets.__main__ import main
 from simplesockets.monitor import Monitor, line, picture, size
 from simplesockets.stats import Rates, Snapshot
@@ -395,6 +395,18 @@ def test_watchers_have_a_limit_and_take_no_place_of_clients(monkeypatch: pytest.
             second.sendall(b"stats\n")
             first.close()
             assert read_exactly(second, 1) == b"{"
+
+
+def test_who_asks_seldom_is_let_go_and_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statsservice, "SILENCE", 0.1)
+    with running_server() as server, contextlib.closing(StatsSource(*server.serve_stats())) as source:
+        (service,) = server._attendants._all
+        watchers = service._tcp.clients  # type: ignore[attr-defined]
+        for _ in range(2):
+            assert source.look().stats.connections == 0
+            wait_until(lambda: not watchers)
+    with pytest.raises(ConnectionClosed, match="nothing listens"):
+        source.look()
 
 
 # ------------------------------------------------------------------------------------------------------------ top
