@@ -25,7 +25,7 @@ from contextlib import closing
 
 from ..dispatch import Journal
 from ..errors import ProtocolError
-from ..mailbox import Bell, EventQueue, mark_own_thread
+from ..mailbox import Bell, EventQueue, is_mine, mark_own_thread
 from ..timing import Backoff, Deadline
 from .backplane import MESSAGES, Backplane, Entry, Reader, Row, Writer, unpack
 from .errors import BackplaneError
@@ -114,6 +114,7 @@ class Exchange:
         self._state_due = self._asking = True
         self._position: str | None = None
         self._closing = self._over = False
+        self._patient_until = 0.0  # how long who closed first lets what waits be published
         self._untold = 0  # messages that were dropped, of which nothing was said yet
         self.published = 0
         self.dropped = 0
@@ -181,13 +182,21 @@ class Exchange:
         Returns:
             The names of threads that are busy for longer.
         """
+        patience = (deadline.left(time.monotonic()) or 0.0) / 2
         with self._lock:
             if not self._closing:
                 self._closing = True
                 self.post("bye")
         self._bell.ring()
+        if is_mine(self._lock):
+            return []  # in a signal handler that interrupted whoever has it: the threads do the rest once that goes on
+        until = time.monotonic() + patience
+        with self._lock:
+            self._patient_until = self._patient_until or until
         publisher, _ = self._threads
-        self._join(publisher, (deadline.left(time.monotonic()) or 0.0) / 2)
+        self._join(publisher, patience)
+        if publisher.is_alive() and until < self._patient_until:
+            return []  # somebody else was first to close, has more time (the loop closes, too), and does the rest
         self._over = True
         self._bell.ring()
         for line in (self._writing, self._reading):
@@ -240,7 +249,7 @@ class Exchange:
 
     def _next_batch(self) -> list[_Waiting] | None:
         with self._lock:
-            if self._position is None and not self._over:
+            if self._position is None and not self._closing:
                 return None  # the answers to our state could be missed
             if not self._in_flight:
                 if self._state_due:
@@ -279,7 +288,7 @@ class Exchange:
         with self._lock:
             self._in_flight = []
             self.published += sum(entry.number > 0 for entry in batch)
-            self._over = self._over or batch[-1].kind == "bye"
+            self._over = self._over or any(entry.kind == "bye" for entry in batch)
         if self._over:
             self._bell.ring()
 

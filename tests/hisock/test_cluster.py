@@ -15,6 +15,7 @@ from simplesockets.hisock import BackplaneError, ClientNotFound, GroupNotFound, 
 from simplesockets.hisock.backplane import Entry, unpack
 from simplesockets.hisock.groups import Identifier
 from simplesockets.hisock.neighbours import Neighbours
+from simplesockets.timing import Deadline
 
 from ..support.backplane import MemoryBackplane, MemoryLog, cluster_of, wait_met
 from ..support.waiting import PATIENCE, Gate, wait_until
@@ -613,6 +614,50 @@ def test_closing_in_a_handler_ends_both_threads(nodes: Nodes) -> None:
         bob.send_command("end")
         assert bob.at_end()
     wait_names(nodes.here)
+
+
+def test_closing_in_a_signal_handler_says_goodbye_once_the_interrupted_code_goes_on(nodes: Nodes) -> None:
+    with RawClient(nodes.there.get_addr(), "bob") as bob:
+        wait_names(nodes.here, "bob")
+        began = time.monotonic()
+        with nodes.here._lock:  # as the interrupted code may do, and the thread of the handler is the same
+            nodes.here.send_client("bob", "m", "last")
+            nodes.here.close(timeout=PATIENCE)
+            cluster_of(nodes.here).send(("all",), "m", b"after the end")
+        assert time.monotonic() - began < PATIENCE / 3
+        assert bob.read_command("m") == b"last"
+        wait_until(lambda: not cluster_of(nodes.there).nodes)
+        nodes.here.close()
+        assert cluster_of(nodes.here).dropped == 1
+
+
+def test_of_two_who_close_the_first_decides_how_long_to_wait(nodes: Nodes) -> None:
+    gate = Gate()
+    with RawClient(nodes.there.get_addr(), "bob") as bob:
+        wait_names(nodes.here, "bob")
+        nodes.way.before_append = gate
+        nodes.here.send_client("bob", "m", "first")
+        gate.wait_arrived()
+        nodes.here.send_client("bob", "m", "second")
+        cluster = cluster_of(nodes.here)
+        patient = threading.Thread(target=cluster.close, args=(Deadline(PATIENCE, time.monotonic()),))
+        patient.start()
+        wait_until(lambda: cluster._exchange._closing)
+        assert cluster.close(Deadline(0.02, time.monotonic())) == []
+        gate.open()
+        patient.join(PATIENCE)
+        assert [bob.read_command("m") for _ in range(2)] == [b"first", b"second"]
+        assert cluster.dropped == 0
+
+
+def test_closing_before_anything_could_be_read_waits_for_nothing() -> None:
+    away = MemoryBackplane(MemoryLog())
+    away.reader = MemoryBackplane(refusing := MemoryLog()).reader  # type: ignore[method-assign]
+    refusing.leave()
+    with server(backplane=away) as here:
+        began = time.monotonic()
+        here.close(timeout=PATIENCE)
+        assert time.monotonic() - began < PATIENCE / 20
 
 
 def test_closing_does_not_wait_for_more_to_read(nodes: Nodes) -> None:
