@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import http.client
 import json
 import pathlib
 import random
@@ -307,6 +308,19 @@ def test_a_long_text_is_cut_and_can_be_had_as_a_whole(guest: Page) -> None:
     guest.wait(lambda: guest.state["cleared"] == answer["number"])
     status, _, content = guest.get(path, x_playground_token=guest.token)
     assert (status, b"not kept any more" in content) == (404, True)
+
+
+def test_only_so_many_pages_listen_that_come_at_once(alone: Page) -> None:
+    with contextlib.ExitStack() as stack:
+        pages = [http.client.HTTPConnection("127.0.0.1", alone.port, PATIENCE) for _ in range(2 * MOST_PAGES)]
+        for page in pages:
+            page.connect()
+            stack.callback(page.close)
+        for page in pages:
+            page.request("GET", f"/events?token={alone.token}")
+        answers = [stack.enter_context(page.getresponse()) for page in pages]
+        first = [answer.readline() if answer.status == 200 else b"" for answer in answers]
+        assert len(list(filter(None, first))) == MOST_PAGES
 
 
 @pytest.mark.parametrize("number", ["0", "1" * 5000, "-1", "x", "\u0661"])

@@ -57,11 +57,13 @@ class Feed:
         self.changed()
 
     async def listen(self, after: int) -> AsyncIterator[str]:
-        """All that a page has to know, from now on, until :meth:`close`.
+        """All that a page has to know, from now on, until :meth:`close`. Nothing, if too many listen.
 
         Args:
             after: number of the latest exchange that it knows.
         """
+        if self.full:  # since it was asked
+            return
         page = asyncio.Event()
         self._pages.add(page)
         revision = (0, 0)
