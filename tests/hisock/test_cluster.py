@@ -385,7 +385,7 @@ def test_too_much_for_the_outbox_drops_the_oldest_and_both_sides_count_it(caplog
         assert cluster_of(nodes.there).missed == 10
         wait_until(lambda: "10 messages for clients of other nodes were dropped" in caplog.text)
         assert "10 messages of the node" in caplog.text
-        assert "dropped" in str(list(cluster_of(nodes.here).return_exceptions())[-1])
+        assert "were dropped" in str(list(cluster_of(nodes.here).return_exceptions()))
 
 
 def test_what_the_log_lost_is_counted_exactly() -> None:
