@@ -26,8 +26,11 @@ SLOW = Reconnect(first=3600.0, most=3600.0)
 
 def drop_everybody(of: HiSockServer) -> None:
     """End all connections without a word, as a network does that breaks."""
-    for entry in list(of._tcp.clients.values()):
+    entries = list(of._tcp.clients.values())
+    for entry in entries:
         entry._connection.stream.cut()
+    addresses = {entry.address for entry in entries}
+    wait_until(lambda: addresses.isdisjoint(each.ip for each in of.get_all_clients()), "the server to notice")
 
 
 def threads() -> list[threading.Thread]:
