@@ -563,10 +563,27 @@ class Client:
         if not self._alive:
             state = "lost its server and connects again" if self.reconnecting else "is not connected to a server"
             raise exceptions.ClientError(self.name, f"the client {state}; nothing was sent. connect() tries at once")
+        self._hear_out()
         if not self._tcp.send_data(text):
             why = self._why("the connection is gone")
             self._lose()
             raise exceptions.ConnectionError(self.name, why)
+
+    def _hear_out(self) -> None:
+        # What the server said of its own accord since the last answer. If it left after that, sending could fail, and
+        # nobody would read its last words.
+        try:
+            while piece := self._tcp.recv_data(timeout=0):
+                self._unread.extend(self._unpacker.take(piece))
+        except builtins.TimeoutError:
+            return  # it is there and says nothing
+        except ProtocolError as failure:
+            self._lose()
+            raise exceptions.ConnectionError(self.name, str(failure)) from failure
+        for message in self._unread:
+            if not isinstance(message, Unreadable):
+                self._is_notice(self._command_in(message), None)
+        raise self._end()
 
     def _read_json(self, asked: ServerCommand | None) -> dict[str, Json]:
         # The next message that is an answer.

@@ -218,8 +218,27 @@ def test_a_command_of_ones_own_is_answered_by_itself(by_bytes: bool) -> None:
         wait_until(lambda: not server.running)
         with pytest.raises(hpx.ConnectionError):
             other.send([])
-        assert list(other.notices) in (["serverquit"], [])  # whether sending or receiving told first
+        assert list(other.notices) == ["serverquit"]
         assert not other.alive()
+
+
+@pytest.mark.parametrize("leave", [socket.socket.close, reset])
+def test_the_last_words_of_a_server_that_left_are_heard(leave: Callable[[socket.socket], object]) -> None:
+    left = threading.Event()
+
+    def say_and_leave(sock: socket.socket) -> None:
+        sock.sendall(frame(GREETING))
+        read_frame(sock)
+        sock.sendall(frame(answer("Authenticated")) + frame(answer("serverquit")))
+        leave(sock)
+        left.set()
+
+    with scripted_server(say_and_leave) as address, connected(address) as client:
+        client.handshake()
+        assert left.wait(PATIENCE)
+        with pytest.raises(hpx.ServerDisconnectError):
+            client.send([])
+        assert list(client.notices) == ["serverquit"]
 
 
 @pytest.mark.parametrize(
