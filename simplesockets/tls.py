@@ -541,13 +541,18 @@ class TLSStream(Stream):
         if self._alone:
             self._wait_for_turn()
         if self._leaving:
-            raise BrokenPipeError(errno.EPIPE, "nothing can be sent any more: this end of the connection is over")
+            raise _this_end_is_over()
 
     def _encrypt(self, piece: bytes | memoryview) -> None:
         with self._lock:
-            written = self._tls.write(piece)  # one record
-            while written < len(piece):
-                written += self._tls.write(memoryview(piece)[written:])
+            try:
+                written = self._tls.write(piece)  # one record
+                while written < len(piece):
+                    written += self._tls.write(memoryview(piece)[written:])
+            except ssl.SSLError as failure:
+                if failure.reason != "PROTOCOL_IS_SHUTDOWN":
+                    raise
+                raise _this_end_is_over() from failure  # we said goodbye in this moment
 
     def _push(self, *, wait: bool) -> bool:
         # Under the write lock. Gives whether all that is encrypted was sent.
@@ -639,6 +644,10 @@ class TLSStream(Stream):
         with contextlib.suppress(OSError, ValueError):
             while wait_ready(self.socket, deadline.left(time.monotonic())) and self._recv(65536):
                 pass
+
+
+def _this_end_is_over() -> BrokenPipeError:
+    return BrokenPipeError(errno.EPIPE, "nothing can be sent any more: this end of the connection is over")
 
 
 def _pieces(data: bytes | memoryview) -> Iterator[bytes | memoryview]:

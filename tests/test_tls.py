@@ -1071,3 +1071,16 @@ def test_a_secure_server_never_does_without_a_certificate(arguments: dict[str, A
 def test_a_secure_client_says_which_file_is_of_no_use(arguments: dict[str, Any], text: str) -> None:
     with contextlib.closing(SecureClient()) as client, pytest.raises(SetupError, match=text):
         client.setup(HOST, 1, **arguments)
+
+
+def test_who_says_goodbye_while_another_thread_sends_ends_the_sending_with_a_connection_error() -> None:
+    with (
+        running_server(ssl_context=server_side()) as server,
+        running_client(server, ssl_context=client_side()) as client,
+    ):
+        (entry,) = wait_until(lambda: list(server.clients.values()))
+        stream: Any = entry._connection.stream
+        stream.end_sending()
+        with pytest.raises(BrokenPipeError, match="this end of the connection is over"):
+            stream._encrypt(b"the sender was past its look whether the connection is over")
+        assert client.recv_data(timeout=PATIENCE) == b""

@@ -158,7 +158,9 @@ def test_who_keeps_the_connection_and_loses_the_data_goes_on(redis_server: Redis
         here.send_client("bob", "m", "end")
         bob.read_until(lambda body: body.endswith(b"end"))
         wait_until(lambda: cluster_of(here).published == 4)
-        assert cluster_of(there).received + cluster_of(there).missed == 4
+        wait_until(
+            lambda: cluster_of(there).received + cluster_of(there).missed == 4, f"all to count: {cluster_of(there)}"
+        )
 
 
 def test_redis_is_used_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
