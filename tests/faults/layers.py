@@ -164,7 +164,10 @@ class HPXService(Service):
 
     def __init__(self, tls: TLS) -> None:
         super().__init__()
-        self._server = Server(port=0, max_connections=None, ssl_context=_context(tls, server_side))
+        # Sessions outlive their connections; by default for so long that a quarter of an hour would not show the end.
+        self._server = Server(
+            port=0, max_connections=None, session_lifespan=120.0, ssl_context=_context(tls, server_side)
+        )
 
         @self._server.function
         def put(text: str) -> str:
