@@ -128,10 +128,9 @@ def test_a_client_that_reads_slowly_is_not_dropped(kind: str, monkeypatch: pytes
             clock.now += 0.6 * SHORT
         assert slow.client.ending is None
         notice = framed(b"$CLTCONN$")[16:]
-        while not received.endswith(wanted[-64:]):
+        while not received.endswith(wanted):  # it repeats itself, so a few bytes of the end would not tell
             received.extend(raw.socket.recv(1 << 20))
         assert notice in received
-        assert received.endswith(wanted)
         assert slow.client.ending is None
         assert not any(looks.all)
 
