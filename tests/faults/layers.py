@@ -43,6 +43,13 @@ def framed() -> Protocol:
     return FramedProtocol(LengthPrefixFramer(16))
 
 
+def _forget_kept(endpoint: TCPServer | TCPClient, *, copies: bool = False) -> None:
+    if copies:
+        endpoint.return_recved_data()
+    endpoint.return_exceptions()
+    endpoint._mailbox.events.clear()
+
+
 def _context(tls: TLS, usual: Callable[[], ssl.SSLContext]) -> ssl.SSLContext | None:
     return tls if isinstance(tls, ssl.SSLContext) else usual() if tls else None
 
@@ -74,6 +81,10 @@ class Service(ABC):
     @abstractmethod
     def close(self) -> None:
         """End it."""
+
+    @abstractmethod
+    def forget_kept(self) -> None:
+        """Drop what it keeps, up to a limit, for programs that ask for it: copies, exceptions, events."""
 
     def _note_came(self, _: object) -> None:
         with self._counting:
@@ -125,6 +136,9 @@ class TCPService(Service):
     def present(self) -> int:
         return len(self._server.clients)
 
+    def forget_kept(self) -> None:
+        _forget_kept(self._server, copies=self._poller is None)
+
     def close(self) -> None:
         self._open = False
         self._server.close()
@@ -155,6 +169,9 @@ class HiSockService(Service):
     def present(self) -> int:
         return len(self._server)
 
+    def forget_kept(self) -> None:
+        _forget_kept(self._server._tcp)
+
     def close(self) -> None:
         self._server.close()
 
@@ -180,6 +197,10 @@ class HPXService(Service):
     def present(self) -> int:
         tcp = self._server._tcp
         return 0 if tcp is None else len(tcp.clients)
+
+    def forget_kept(self) -> None:
+        if self._server._tcp is not None:
+            _forget_kept(self._server._tcp)
 
     def close(self) -> None:
         self._server.close()
@@ -316,7 +337,7 @@ class TCPFlow(Flow):
             self._read(data)
 
     def _forget_copies(self) -> None:
-        self._client.return_recved_data()  # up to 4 MiB are kept for polling
+        self._client.return_recved_data()
 
     def send(self, record: bytes) -> None:
         if not self._client.send_data(record):
@@ -327,6 +348,7 @@ class TCPFlow(Flow):
         self._forget_copies()
         broken = (OSError, FrameTruncated)
         self.echoes.damaged += sum(not isinstance(each[1], broken) for each in self._client.return_exceptions())
+        _forget_kept(self._client)
 
 
 class PolledFlow(TCPFlow):
@@ -430,6 +452,7 @@ class HPXFlow(Flow):
     def close(self) -> None:
         self._over = True
         self._client._lose()
+        _forget_kept(self._client._tcp)
 
     def quit(self) -> None:
         """Close the client for good."""
