@@ -6,8 +6,16 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from .mailbox import mark_own_thread
+
+try:
+    from resource import RUSAGE_THREAD, getrusage
+except ImportError:  # few systems count for each thread
+    _COUNTS = False
+else:
+    _COUNTS = True
 
 AT_ONCE = 8
 """As many threads are started the moment a task needs one. Beyond, short tasks (thousands of clients that connect at
@@ -18,6 +26,23 @@ SPARE = 1.0
 """Seconds that a thread without a task waits for another one."""
 
 Task = Callable[[], object]
+
+
+class Effort(NamedTuple):
+    """What a thread did so far."""
+
+    seconds: float
+    """For how long it used a processor."""
+    waits: int
+    """How often it let go of the processor by itself: to sleep, for a lock, for something to come."""
+
+
+def effort() -> Effort | None:
+    """What the calling thread did so far; None where the system does not tell."""
+    if not _COUNTS:
+        return None
+    used = getrusage(RUSAGE_THREAD)
+    return Effort(used.ru_utime + used.ru_stime, used.ru_nvcsw)
 
 
 class Crew:

@@ -41,6 +41,8 @@ MOST_STEPS = 4096
 FORGIVEN = 1.0
 """… unless it was quick for so many seconds in between."""
 
+_MORE = Step.MORE  # looked up once
+
 
 class Timers:
     """Runs tasks later, in one thread that exists only while something is due."""
@@ -139,18 +141,22 @@ class Engine(abc.ABC):
     Args:
         name: begins the names of the threads.
         bell: of that server or client.
+        shares: whether connections with callbacks are parked, as those that are polled are. (Where there is a single
+            one, a thread that sleeps in its socket serves it best.)
     """
 
     READINESS: ClassVar[type[Readiness] | None] = Epoll if HAS_EPOLL else None
     """What watches the sockets that have no thread for themselves; None: all have one."""
 
-    def __init__(self, name: str, bell: Bell) -> None:
+    def __init__(self, name: str, bell: Bell, *, shares: bool = True) -> None:
         self._name = name
+        self._shares = shares
         self._timers = Timers(name)
         self._crew = Crew(name, self._timers.later)
         self._lot = ParkingLot(bell, self._crew, self.READINESS)
-        self._lock = threading.RLock()  # protects _live; never held across I/O or user code
+        self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._live: set[Life] = set()
+        self._parks = True
 
     @abc.abstractmethod
     def attach(self, connection: Connection, label: str, work: Callable[[], object] | None = None) -> Life:
@@ -181,6 +187,7 @@ class Engine(abc.ABC):
         """
         with self._lock:
             self._live.add(life)
+            self._decide()
         try:
             self._begin(life)
         except BaseException:
@@ -195,10 +202,16 @@ class Engine(abc.ABC):
     def set_polled(self, polled: bool) -> None:
         """Whether items go to the mailbox and nowhere else from now on."""
         self._lot.set_polled(polled)
+        with self._lock:
+            self._decide()
 
     def _forget(self, life: Life) -> None:
         with self._lock:
             self._live.discard(life)
+            self._decide()
+
+    def _decide(self) -> None:
+        self._parks = self._lot.polled or (self._shares and len(self._live) > 1)
 
     def _serve(self, life: Life) -> None:
         # In a thread, until another one goes on, or the connection is not to be served any more.
@@ -226,15 +239,15 @@ class Engine(abc.ABC):
         # goes on.
         connection = life.connection
         while True:
-            if life.step is Step.MORE:
+            if life.step is _MORE:
                 if life.alone > 0:
                     life.step = connection.step()
                     took = time.perf_counter() - connection.read_at
                     life.alone = max(life.alone - 1, FIRST_STEPS if took > AWAY else 0)  # who is slow stays out
-                elif not self._parks():
+                elif not self._parks:
                     life.step = connection.step()
                 elif self._rest(life):
-                    return Step.MORE
+                    return _MORE
                 continue
             if life.step is Step.DONE:
                 return Step.DONE
@@ -247,9 +260,6 @@ class Engine(abc.ABC):
             else:
                 life.alone = FIRST_STEPS  # what was kept has to be delivered, of which the selector would not know
             life.step = Step.MORE
-
-    def _parks(self) -> bool:
-        return True
 
     def _wait_for_room(self, connection: Connection) -> None:
         waker = None
@@ -302,17 +312,7 @@ class Engine(abc.ABC):
 
 
 class ThreadEngine(Engine):
-    """A thread for each connection, which sleeps while others read for it.
-
-    Args:
-        name: begins the names of the threads.
-        bell: of the server or client whose connections these are.
-        shares: whether connections with callbacks are parked, too, as those that are polled are (see leader.py).
-    """
-
-    def __init__(self, name: str, bell: Bell, *, shares: bool) -> None:
-        super().__init__(name, bell)
-        self._shares = shares
+    """A thread for each connection, which sleeps while others read for it."""
 
     def attach(self, connection: Connection, label: str, work: Callable[[], object] | None = None) -> Life:
         """See :meth:`Engine.attach`."""
@@ -334,10 +334,6 @@ class ThreadEngine(Engine):
         life.since = time.monotonic()
         life.is_out(self._lot.park(life.connection))
         return False
-
-    def _parks(self) -> bool:
-        # With callbacks, a single client is served best by its own thread.
-        return self._lot.polled or (self._shares and len(self._live) > 1)
 
 
 def is_nested() -> bool:

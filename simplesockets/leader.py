@@ -15,11 +15,13 @@ lead. If the leader has been at the same callback all that time, another worker 
 when it returns. While nothing happens the stand-by sleeps, too: the leader rouses it.
 
 A connection gets *out*, that is, a thread of its own goes on with it, when its callback took longer than :data:`SLOW`
-twice in short succession (it stays out for a while: see engine.py), when it ended, and when the lot is closed. Once
-is no proof: where more threads want to run than there are cores, the system interrupts any of them for milliseconds,
-and each client that is out makes that worse for the others. So a client's callbacks run one at a time and in order, in
-its own thread if they are slow, in a shared one if not. Slow ones delay others by milliseconds, two or three times:
-callbacks are timed one by one only after a look at the selector that took long (see _serve_callbacks).
+twice in short succession (it stays out for a while: see engine.py), when it ended, and when the lot is closed. Time is
+no proof: where more threads want to run than there are cores, the system interrupts any of them for milliseconds, and
+each client that is out makes that worse for the others. So the callback has to have used the processor for so long, or
+to have waited for something, the second time. So a client's callbacks run one at a time and in order, in its own thread
+if they are slow, in a shared one if not. Slow ones delay others by milliseconds, two or three times: callbacks are
+timed one by one only after a look at the selector that took long (see _serve_callbacks), and those of whoever is a
+*suspect*, since the lead was lost in one of them, or it was slow once.
 
 What keeps that true: only who leads steps a connection, and the lead can be taken from a thread that is stuck. Who
 leads first says whom it *serves* and then looks whether it still leads. Who takes the lead does so first and then
@@ -46,7 +48,7 @@ import time
 from collections.abc import Callable
 
 from .connection import Connection, Step
-from .crew import Crew
+from .crew import Crew, Effort, effort
 from .mailbox import LONGEST_WAIT, Bell
 from .readiness import GONE, READABLE, WRITABLE, Readiness
 from .transport import Stream
@@ -66,7 +68,7 @@ SEARCH = 64
 """Looks at the selector after which the search for a slow callback ends."""
 
 _MORE = Step.MORE  # looked up once
-_BATCH = 256  # connections that one look at the selector reports at most
+_BATCH = 256  # what one look at the selector reports at most
 _get_ident, _now = threading.get_ident, time.perf_counter
 
 _IN, _LOOK, _SOMETHING = READABLE, READABLE | WRITABLE, READABLE | GONE
@@ -109,8 +111,8 @@ class Parked(Sleeper):
         self.held: tuple[Term, ...] = ()  # of those who lost the lead: one in the middle of its step, others about to
         self.muted = False  # the selector does not know its socket
         self.evict = False  # let it out when it is not held any more
+        self.tried = 0  # how much of the PATIENCE with it is used up; if any is, it is a suspect
         self.odd = False  # any of these
-        self.tried = 0  # how much of the PATIENCE with it is used up
         self.sleeps = out is None  # its thread does; it may be the stand-by
         self._out = out
 
@@ -133,19 +135,21 @@ class Parked(Sleeper):
             out(self.outcome or Step.MORE)
             self._out = None
 
-    def is_slow(self, reading: float, calling: float) -> bool:
-        """Told how many seconds reading, and the callback, took in each step: whether it has to go on in its own
-        thread."""
-        if calling > SLOW and calling > CONTENTION * reading:
-            return self.tries_patience()
+    def is_slow(self, reading: float, calling: float, before: Effort | None) -> bool:
+        """Told how many seconds reading, and the callback, took in each step, and, of a suspect, what its thread had
+        done until then: whether it has to go on in its own thread."""
+        if calling > SLOW and calling > CONTENTION * reading and (not self.tried or took_it(before)):
+            self.tried += PATIENCE
+            return self.tried > PATIENCE
         if self.tried:
             self.tried -= 1
         return False
 
-    def tries_patience(self) -> bool:
-        """Told that its callback was slow: whether it has to go on in its own thread."""
-        self.tried += PATIENCE
-        return self.tried > PATIENCE
+
+def took_it(before: Effort | None) -> bool:
+    """Whether the calling thread itself was slow since then, and not only kept from running."""
+    now = effort()
+    return before is None or now is None or now.waits > before.waits or now.seconds - before.seconds > SLOW
 
 
 class Term:
@@ -188,6 +192,7 @@ class ParkingLot:
         self._open = False
         self._closed = False
         self._parked: dict[int, Parked] = {}  # by descriptor
+        self._most = 1  # that one look at the selector reports; Python makes room for so many, each time
         self._leader: Term | None = None
         self._terms: set[Term] = set()  # of those inside: of the leader, but while it handles what came, and of those
         # that lost the lead and have not left
@@ -240,6 +245,7 @@ class ParkingLot:
             parked.connection.waker = None
             parked.connection.share(False)
             return False
+        self._most = min(len(self._parked) + 1, _BATCH)
         if self._stand_by is None:
             self._stand_by = parked
         return True
@@ -362,7 +368,7 @@ class ParkingLot:
             with contextlib.suppress(OSError, ValueError):
                 self._readiness.register(held.fd, _LOOK)  # it may have been woken meanwhile
             held.muted = False
-        held.odd = False
+        held.odd = bool(held.tried)
         held.held = ()
         return False
 
@@ -390,7 +396,7 @@ class ParkingLot:
             if self._leader is term:
                 # Whoever changes a flag from now on wakes us; so the flags are looked at after this.
                 waiting.add(term)
-                events = None if ready() else self._readiness.poll(timeout, _BATCH)
+                events = None if ready() else self._readiness.poll(timeout, self._most)
                 waiting.discard(term)
                 term.waits = False
                 if events:
@@ -464,9 +470,8 @@ class ParkingLot:
         try:
             while self._may_go_on(term) and while_():
                 term.waits = True
-                events = self._readiness.poll(-1, _BATCH)
+                events = self._readiness.poll(-1, self._most)
                 term.waits = False
-                self._progress += 1
                 if self._dozing:
                     self._rouse_stand_by()
                 if term.works:
@@ -483,8 +488,9 @@ class ParkingLot:
 
     # -------------------------------------------------------------------------------------------------- serving
 
-    def _serve(self, term: Term, events: list[tuple[int, int]]) -> None:
-        parked_at = self._parked
+    def _serve(self, term: Term, events: list[tuple[int, int]], timed: bool = False) -> None:
+        self._progress += 1
+        parked_at, usual = self._parked, 0 if timed else _IN
         for fd, event in events:
             parked = parked_at.get(fd)
             if parked is None:
@@ -493,9 +499,8 @@ class ParkingLot:
             term.serving = parked
             if self._leader is not term:  # it lost the lead; what it leaves is reported to the next
                 break
-            self._progress += 1
-            if event != _IN or parked.odd:
-                self._serve_odd(parked, event)
+            if event != usual or parked.odd:
+                self._serve_odd(term, parked, event, timed)
                 continue
             step = parked.step  # in two steps, here and elsewhere: Python calls what an attribute holds faster then
             if (outcome := step()) is not _MORE:
@@ -504,32 +509,32 @@ class ParkingLot:
 
     def _serve_callbacks(self, term: Term, events: list[tuple[int, int]]) -> None:
         # To time each callback costs too much. If all together took long there may be a slow one among them, and the
-        # next ones are timed. Who lost the lead while it served has been slow, without a doubt.
+        # next ones are timed.
         if self._search:
             self._search -= 1
-            for event in events:
-                self._serve_timed(term, event)
+            self._serve(term, events, timed=True)
         else:
             began = _now()
             self._serve(term, events)
             if _now() - began > SLOW + QUICK * len(events):
                 self._search = SEARCH
         held = term.holds
-        if held is not None and held.outcome is None and held.tries_patience():
-            held.evict = True
+        if held is not None and not held.tried:
+            held.tried = PATIENCE
 
-    def _serve_timed(self, term: Term, event: tuple[int, int]) -> None:
-        parked = self._parked.get(event[0])
-        began = _now()
-        self._serve(term, [event])
-        if parked is None:
-            return
-        term.serving = parked  # so that nobody who takes the lead now steps it while it goes out
-        if self._leader is term and parked.outcome is None and not parked.odd:
-            between = parked.connection.read_at
-            if between > began and parked.is_slow(between - began, _now() - between):
-                self._let_out(parked, _MORE)
-        term.serving = None
+    def _step_timed(self, term: Term, parked: Parked) -> Step:
+        before, began = effort() if parked.tried else None, _now()
+        step = parked.step()
+        between = parked.connection.read_at
+        slow = between > began and parked.is_slow(between - began, _now() - between, before)
+        if slow or parked.odd is not bool(parked.tried):
+            with self._lock:
+                if slow and parked.held:  # then who holds it lets it out
+                    parked.evict = True
+                parked.odd = bool(parked.tried or parked.held or parked.evict)
+        if slow and step is _MORE and self._leader is term and not parked.evict:
+            self._let_out(parked, _MORE)
+        return step
 
     def _not_parked(self, term: Term, fd: int) -> None:
         with self._lock, contextlib.suppress(OSError, ValueError):
@@ -540,8 +545,8 @@ class ParkingLot:
             elif fd not in self._parked:
                 self._readiness.unregister(fd)
 
-    def _serve_odd(self, parked: Parked, event: int) -> None:
-        if parked.odd:
+    def _serve_odd(self, term: Term, parked: Parked, event: int, timed: bool) -> None:
+        if parked.held or parked.evict:
             self._mute(parked)
             return
         connection = parked.connection
@@ -549,7 +554,8 @@ class ParkingLot:
             self.listen_to(parked, _IN)
             if not connection.closing and not connection.stream.buffered:
                 return
-        step = parked.step()
+        suspect = timed or (parked.tried and term.works)
+        step = self._step_timed(term, parked) if suspect else parked.step()
         if step is not _MORE:
             self._stepped(parked, step)
 
@@ -588,11 +594,11 @@ class ParkingLot:
             raise
 
     def _watch(self, sleeper: Sleeper) -> None:
-        seen = self._progress if self._leader is None else -1
+        seen = self._seen() if self._leader is None else None
         while sleeper.outcome is None and self._stand_by is sleeper:
             leader = self._leader
-            if self._progress != seen:
-                seen = self._progress
+            if (now := self._seen()) != seen:
+                seen = now
                 sleeper.gate.acquire(timeout=AWAY)
             elif leader is not None and leader.waits:
                 self._doze(sleeper, leader)
@@ -600,6 +606,11 @@ class ParkingLot:
                 self._lead_meanwhile(sleeper)
             else:
                 self._employ()
+
+    def _seen(self) -> tuple[int, int]:
+        # Something else whenever things went on.
+        leader = self._leader
+        return self._progress, 0 if leader is None else id(leader.serving)
 
     def _doze(self, sleeper: Sleeper, leader: Term) -> None:
         # A leader ends its waiting and then looks at _dozing; so here it is the other way round.

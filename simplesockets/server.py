@@ -288,7 +288,7 @@ for _name in {*dir(Socket), *dir(tls.SealedSocket)}:
 
 
 EngineName = Literal["threads", "pool"]
-ENGINES: dict[str, Callable[[str, Bell], Engine]] = {"threads": partial(ThreadEngine, shares=True), "pool": PoolEngine}
+ENGINES: dict[str, Callable[[str, Bell], Engine]] = {"threads": ThreadEngine, "pool": PoolEngine}
 
 Target = Server_Client | ClientAddress | Socket | Address
 """How a client is named: the object or socket that callbacks and received items carry, or its address."""

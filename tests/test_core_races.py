@@ -363,7 +363,7 @@ def test_a_leader_that_finds_a_client_slow_and_loses_the_lead_lets_nobody_step_i
             inside.remove(data)
         client.send(data)
 
-    def decide(parked: leader.Parked, reading: float, calling: float) -> bool:
+    def decide(parked: leader.Parked, *_: object) -> bool:
         if parked is not slow:
             return False
         deciding()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from simplesockets import TCPServer, crew, leader, readiness
+from simplesockets.crew import effort
 from simplesockets.engine import FIRST_STEPS
 from simplesockets.mailbox import Bell
 
@@ -147,16 +148,52 @@ def test_one_slow_callback_is_forgiven_and_two_in_short_succession_are_not() -> 
     parked = some_parked()
     slow, quick = 2 * leader.SLOW, leader.SLOW / 2
     for _ in range(3):
-        assert not any(parked.is_slow(0.0, seconds) for seconds in [slow, *[quick] * leader.PATIENCE])
-    assert [parked.is_slow(0.0, seconds) for seconds in (slow, quick, slow)] == [False, False, True]
+        assert not any(parked.is_slow(0.0, seconds, None) for seconds in [slow, *[quick] * leader.PATIENCE])
+    assert [parked.is_slow(0.0, seconds, None) for seconds in (slow, quick, slow)] == [False, False, True]
 
 
 def test_a_callback_that_takes_no_longer_than_reading_is_not_slow() -> None:
     # Other threads keep the interpreter busy then. Clients that went to their own threads would make that worse.
     parked = some_parked()
     slow = 2 * leader.SLOW
-    assert not any(parked.is_slow(slow / leader.CONTENTION, slow) for _ in range(10))
-    assert [parked.is_slow(slow / 100, slow) for _ in range(2)] == [False, True]
+    assert not any(parked.is_slow(slow / leader.CONTENTION, slow, None) for _ in range(10))
+    assert [parked.is_slow(slow / 100, slow, None) for _ in range(2)] == [False, True]
+
+
+@pytest.mark.skipif(effort() is None, reason="this system does not count for each thread")
+def test_a_callback_is_slow_if_its_thread_worked_or_waited_and_not_if_it_was_only_kept_from_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = effort()
+    time.sleep(0.001)
+    assert leader.took_it(before)
+    before, until = effort(), time.thread_time() + 2 * leader.SLOW
+    while time.thread_time() < until:
+        pass
+    assert leader.took_it(before)
+    parked, standing = some_parked(), effort()
+    monkeypatch.setattr(leader, "effort", lambda: standing)
+    assert not any(parked.is_slow(0.0, 1.0, standing) for _ in range(10))
+
+
+def test_a_client_whose_thread_is_kept_from_running_stays_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a machine with more to do than it can: what is not ours to mend only gets worse with more threads.
+    monkeypatch.setattr(leader, "took_it", lambda before: False)
+    pauses = iter([2 * leader.AWAY, 2 * leader.SLOW] * 10)
+
+    def receive(client: Any, address: object, data: bytes) -> None:
+        time.sleep(next(pauses, 0.0) if data == b"slow" else 0.0)
+        client.send(data)
+
+    with running_server(on_receive=receive) as server, raw_client(server) as sock, raw_client(server) as other:
+        park(server, sock, other)
+        parked: Any = server.clients[sock.getsockname()]._connection.waker
+        for _ in range(20):
+            sock.sendall(b"slow")
+            assert read_exactly(sock, 4) == b"slow"
+        assert parked.outcome is None
+        while parked.tried or parked.odd:  # quick ones make up for it
+            talk(sock, 1)
 
 
 def some_parked() -> leader.Parked:

@@ -53,6 +53,31 @@ def all_parked(server: TCPServer) -> bool:
     return len(server._engine._lot._parked) == len(server.clients)
 
 
+def is_parked(server: TCPServer, sock: socket.socket) -> bool:
+    return server.clients[sock.getsockname()]._connection.waker is not None
+
+
+def test_a_single_client_has_a_thread_until_others_come() -> None:
+    # That sleeps in its socket, which costs less than to be told of it first.
+    threads = []
+
+    def receive(client: Any, address: Any, data: bytes) -> None:
+        threads.append(threading.current_thread())
+        client.send(data)
+
+    with pool(on_receive=receive) as server, raw_client(server) as first:
+        for _ in range(3):
+            ask(first)
+        assert not is_parked(server, first)
+        assert len(set(threads)) == 1
+        with raw_client(server) as second:
+            ask(second)
+            ask(first)
+            wait_until(lambda: all_parked(server))
+            ask(first)
+            ask(second)
+
+
 @pytest.mark.parametrize("engine", ["turbo", "", None, 1, b"pool", ["pool"]])
 def test_another_engine_is_refused(engine: Any) -> None:
     server = TCPServer()
@@ -86,6 +111,7 @@ def test_idle_encrypted_clients_cost_no_thread_either(monkeypatch: pytest.Monkey
             plain = socket.create_connection(server.address, PATIENCE)
             socks.append(stack.enter_context(context.wrap_socket(plain, server_hostname="localhost")))
             ask(socks[-1])
+        ask(socks[0])  # it was the only one then, and had a thread
         wait_until(lambda: all_parked(server))
         wait_until(lambda: threading.active_count() <= before + 2, "threads leaving")
         for sock in socks:
@@ -99,10 +125,10 @@ def test_an_encrypted_client_that_is_parked_gets_all_that_came_in_one_piece() ->
     def collect(client: Any, address: Any, data: bytes) -> None:
         got.extend(data)
 
-    with pool(on_receive=collect, recv_buffer=10, ssl_context=server_side()) as server:
+    with pool(on_receive=collect, recv_buffer=10, ssl_context=server_side()) as server, raw_client(server):
         plain = socket.create_connection(server.address, PATIENCE)
         with client_side().wrap_socket(plain, server_hostname="localhost") as sock:
-            wait_until(lambda: len(server.clients) == 1 and all_parked(server))
+            wait_until(lambda: sock.getsockname() in server.clients and is_parked(server, sock))
             sent = bytes(range(256)) * 20_000
             sock.sendall(sent)
             wait_until(lambda: len(got) == len(sent))
@@ -275,12 +301,14 @@ def test_a_client_goes_on_although_the_system_gives_no_thread_for_a_moment(monke
 
     gone_soon: list[bool] = []
     with pool(on_receive=echo, on_disconnect=gone.append) as server:
-        with raw_client(server) as sock:
-            ask(sock)
-            wait_until(lambda: all_parked(server))
-            monkeypatch.setattr(crew.Crew, "run", refuse_once)
-            gone_soon.append(True)
-        wait_until(lambda: gone)
+        with raw_client(server) as other:
+            with raw_client(server) as sock:
+                ask(other)
+                ask(sock)
+                wait_until(lambda: is_parked(server, sock))
+                monkeypatch.setattr(crew.Crew, "run", refuse_once)
+                gone_soon.append(True)
+            wait_until(lambda: gone)
     assert refused.is_set()
 
 
