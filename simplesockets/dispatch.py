@@ -230,14 +230,16 @@ class ServerDispatch(Dispatch):
     def delivery(self, client: Server_Client, source: Pausable) -> Callable[[bytes], bool]:
         """What hands a client's items over. It returns whether the source has to pause until they were polled."""
         bound, mailbox, address = self._bound, self.mailbox, client.address  # looked up once, not per item
+        put, make, now = mailbox.put, tuple.__new__, time.time
 
         def deliver(data: bytes) -> bool:
             receive, arguments = bound["on_receive"]
             if receive is None:
-                full = mailbox.put(source, ReceivedItem.make(client, address, data, time.time()), len(data))
-                return full and self._has_to_pause(source)
+                item = make(ReceivedItem, (client, address, data))
+                item._stamp = now()
+                return put(source, item, len(data)) and self._has_to_pause(source)
             if mailbox.total < mailbox.client_mark:  # the copies get as much room as one client
-                mailbox.put(source, ReceivedItem.make(client, address, data, time.time()), len(data))
+                put(source, ReceivedItem(client, address, data, now()), len(data))
             elif not self._told_full:
                 self.say_full()
             try:

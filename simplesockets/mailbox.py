@@ -33,6 +33,7 @@ from datetime import datetime
 from typing import Protocol, SupportsIndex, TypeVar
 
 from .events import EXCEPTION, RECEIVED, Event, ReceivedBytes, ReceivedItem
+from .locking import let_go
 from .timing import HEED, Deadline
 
 QUICK = 50e-6
@@ -62,6 +63,8 @@ EVENTS_KEPT = 1000
 """How many pending events are kept; the oldest connects and disconnects go first."""
 
 Found = TypeVar("Found")
+
+_now = time.perf_counter
 
 
 # --------------------------------------------------------------------------------------------- bells and flags
@@ -166,12 +169,6 @@ def mark_own_thread() -> None:
 def is_own_thread() -> bool:
     """Whether the calling thread is one of this package."""
     return _this_thread().ours
-
-
-def is_mine(lock: threading.RLock) -> bool:  # a function, before Python 3.13
-    """Whether the calling thread holds the lock."""
-    owned: bool = lock._is_owned()  # type: ignore[attr-defined]
-    return owned
 
 
 class Sleeping(Hashable, Protocol):
@@ -296,20 +293,18 @@ class Flag:
             return self._value
         if thread.ours or self._bell.closed:
             return self._value
-        reads, now = thread.reads, time.perf_counter()
+        now = _now()
         pause = now - thread.last_read
         if pause > QUICK:
             thread.pause(pause)
-        count = reads.get(self, 0) + 1
-        if count <= SPIN_READS + BUSY_COST:
-            reads[self] = count
-        if count > SPIN_READS:
-            if self.hint is not None:
-                self.hint()
+        reads = thread.reads
+        if (count := reads.get(self, 0)) < SPIN_READS + BUSY_COST:
+            reads[self] = count + 1
+        if count >= SPIN_READS:
             self._wait(thread)
             if self._value:
                 thread.served = self
-            now = time.perf_counter()
+            now = _now()
         thread.last_read = now
         return self._value
 
@@ -317,6 +312,8 @@ class Flag:
         return self._value or self._bell.closed
 
     def _wait(self, thread: _Poller) -> None:
+        if self.hint is not None:
+            self.hint()
         if len(thread.reads) == 1:  # by far the most frequent case, worth its own way
             leader = self._bell.leader
             if leader is None or not leader.lead(LONGEST_WAIT, self._is_settled):
@@ -460,6 +457,9 @@ class Pausable(Hashable, Protocol):
         """There is room again."""
 
 
+_clear = list.clear
+
+
 class Mailbox:
     """The received items that nobody fetched yet, with their flag and their limits.
 
@@ -488,14 +488,15 @@ class Mailbox:
         Returns:
             Whether the source has to pause; :meth:`Pausable.resume` tells it when to go on.
         """
-        cost = size + ITEM_COST
+        cost, lock = size + ITEM_COST, self._lock
         item.source = source
-        with self._lock:
+        try:
+            lock.acquire()
             self._items.append(item)
-            held = self._held.get(source, 0) + cost
-            self.total += cost if held > cost else cost + SOURCE_COST
-            self._held[source] = held
-            full = held >= self.client_mark or self.total >= self.total_mark
+            before = self._held.get(source)
+            self._held[source] = held = cost if before is None else before + cost
+            self.total = total = self.total + (cost + SOURCE_COST if before is None else cost)
+            full = held >= self.client_mark or total >= self.total_mark
             if full:
                 self._paused.add(source)
             flag = self.new_data
@@ -503,6 +504,10 @@ class Mailbox:
                 self.events._data_since = item._stamp
                 flag._rises += 1
                 flag._value = True
+            lock.release()
+        except BaseException:
+            let_go(lock)
+            raise
         if self.bell.waiting:
             self.bell.ring()
         return full
@@ -559,17 +564,26 @@ class Mailbox:
 
     def take_present(self) -> list[Item]:
         """Take everything out and lower the flag. Never waits."""
-        with self._lock:
-            items = list(self._items)
-            list.clear(self._items)
+        lock, resumed = self._lock, None
+        try:
+            lock.acquire()
+            items = [*self._items]
+            _clear(self._items)
             self._held.clear()
             self.total = 0
             self.new_data._value = False
-            self.events.data_gone()
-            if not self._paused:
-                return items
-            resumed, self._paused = self._paused, set()
-        self._resume(resumed)
+            events = self.events
+            events._data_since = None  # as events.data_gone()
+            if events._events:
+                events.data_gone()
+            if self._paused:
+                resumed, self._paused = self._paused, set()
+            lock.release()
+        except BaseException:
+            let_go(lock)
+            raise
+        if resumed:
+            self._resume(resumed)
         return items
 
     def take_first(self, source: Pausable, size: int | None = None) -> bytes | None:

@@ -36,7 +36,8 @@ from .events import (
     to_bytes,
 )
 from .hints import expect_clients, expect_none
-from .mailbox import Bell, Flag, Mailbox, is_mine
+from .locking import is_mine
+from .mailbox import Bell, Flag, Mailbox
 from .pool import PoolEngine
 from .protocol import Protocol, ProtocolFactory, RawProtocol
 from .stats import ClientStats, Stats

@@ -37,6 +37,7 @@ from functools import lru_cache, partial
 from typing_extensions import Buffer
 
 from .errors import BindError, BusyError, ConnectionClosed, ResolveError, SendTimeout
+from .locking import let_go
 from .timing import Deadline, Standstill
 
 try:
@@ -226,22 +227,25 @@ class Stream:
             SendTimeout: the other end took nothing for too long; now, or before.
             OSError: the connection broke.
         """
-        self.write_lock.acquire()  # a with statement would take as long as all the rest of this
+        lock = self.write_lock
         try:
+            lock.acquire()
             send = self._send
-            sent = send(data)
-            self.bytes_out += sent
+            try:
+                sent = send(data)
+                self.bytes_out += sent
+            except (BlockingIOError, TimeoutError) as failure:
+                self._require_usable(failure)
+                sent = 0
             if sent < len(data):
                 self._send_rest(memoryview(data), sent)
             self.messages_out += 1
-        except (BlockingIOError, TimeoutError) as failure:
-            self._require_usable(failure)
-            self._send_rest(memoryview(data), 0)
-            self.messages_out += 1
-        except OSError as failure:
-            raise self._named(failure) from failure
-        finally:
-            self.write_lock.release()
+            lock.release()
+        except BaseException as failure:
+            let_go(lock)
+            if isinstance(failure, OSError):
+                raise self._named(failure) from failure
+            raise
 
     def send_now(self, parts: Sequence[bytes | memoryview]) -> int:
         """Send what the system takes without waiting. The caller holds the write lock.

@@ -19,6 +19,7 @@ ORDER = [
     "stats",
     "framing",
     "timing",
+    "locking",
     "redis_url",
     "protocol",
     "transport",

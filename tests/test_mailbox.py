@@ -66,6 +66,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that stands still: any number of reads is a spin."""
     standing = Clock()
     monkeypatch.setattr(mailbox_module, "time", standing)
+    monkeypatch.setattr(mailbox_module, "_now", standing.perf_counter)
     return standing
 
 

@@ -25,7 +25,8 @@ from contextlib import closing
 
 from ..dispatch import Journal
 from ..errors import ProtocolError
-from ..mailbox import Bell, EventQueue, is_mine, mark_own_thread
+from ..locking import is_mine
+from ..mailbox import Bell, EventQueue, mark_own_thread
 from ..timing import Backoff, Deadline
 from .backplane import MESSAGES, Backplane, Entry, Reader, Row, Writer, unpack
 from .errors import BackplaneError

@@ -22,7 +22,7 @@ from simplesockets.errors import BusyError
 from simplesockets.hisock import ClientInfo, HiSockClient, HiSockServer, ThreadedHiSockClient, ThreadedHiSockServer
 from simplesockets.hisock.loop import KEPT_MESSAGES, KeptMessages, Unclaimed
 from simplesockets.hisock.server import _identifier
-from simplesockets.mailbox import is_mine
+from simplesockets.locking import is_mine
 from simplesockets.outbox import Courier, Outbox
 from simplesockets.transport import Stream, Waker
 
