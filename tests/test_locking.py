@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def test_a_signal_handler_that_raises_leaves_no_lock_behind(use: str, taken: boo
         stream, box = Stream(near), Mailbox(Bell())
         stream.write_lock = box._lock = lock  # type: ignore[assignment]
         item: Any = ReceivedBytes(b"text", 0.0), 4
-        uses = {
+        uses: dict[str, Callable[[], object]] = {
             "put": lambda: box.put(stream, *item),  # type: ignore[arg-type]
             "take": box.take_present,
             "send": lambda: stream.send_all(b"text"),
