@@ -109,6 +109,7 @@ class Connection:
         "_read_size",
         "_reader_lock",
         "_receive_lock",
+        "_short",
         "_unended",
         "_waits_here",
         "bytes_in",
@@ -147,6 +148,7 @@ class Connection:
         self._read: Callable[[int, int], bytes] = stream.receive_some
         self._read_flags = 0
         self._read_size = recv_buffer
+        self._short = recv_buffer if self._raw else 0  # what is shorter than this is an item as it is
         self._inbox: deque[bytes] = deque()  # items that were read but not delivered; they come before all others
         self._error: ProtocolError | OSError | None = None  # it comes after them
         self._reader_lock = threading.RLock()  # protects who reads; never held across I/O or user code
@@ -218,7 +220,7 @@ class Connection:
             self._dispatching = _get_ident()
             if self.closing:
                 return _DONE
-            if data and self._raw and (size := len(data)) < self._read_size and self.reading and not self._inbox:
+            if data and (size := len(data)) < self._short and self.reading and not self._inbox:
                 self.bytes_in += size
                 self.messages_in += 1
                 deliver = self._deliver

@@ -217,6 +217,14 @@ class Dispatch:
         log.info("on_receive gets everything; the copies kept for return_recved_data() reached their limit")
 
 
+def _adapted(receive: Callback, arguments: int) -> Callback:
+    if arguments == 3:
+        return receive
+    if arguments == 2:
+        return lambda client, address, data: receive(client, ReceivedBytes(data, time.time(), client))
+    return lambda client, address, data: receive(ReceivedBytes(data, time.time(), client))
+
+
 class ServerDispatch(Dispatch):
     """What a server does with the items of its clients."""
 
@@ -227,13 +235,23 @@ class ServerDispatch(Dispatch):
         "handle_client": {2: "client_socket, address", 1: "client"},
     }
 
+    def __init__(self, mailbox: Mailbox) -> None:
+        super().__init__(mailbox)
+        self._receive: Callback | None = None  # on_receive, as something that takes client, address and data
+
+    def assign(self, name: str, function: Callback | None) -> None:
+        """See :meth:`Dispatch.assign`."""
+        super().assign(name, function)
+        if name == "on_receive":
+            self._receive = None if function is None else _adapted(function, self._bound[name][1])
+
     def delivery(self, client: Server_Client, source: Pausable) -> Callable[[bytes], bool]:
         """What hands a client's items over. It returns whether the source has to pause until they were polled."""
-        bound, mailbox, address = self._bound, self.mailbox, client.address  # looked up once, not per item
+        mailbox, address = self.mailbox, client.address  # looked up once, not per item
         put, make, now = mailbox.put, tuple.__new__, time.time
 
         def deliver(data: bytes) -> bool:
-            receive, arguments = bound["on_receive"]
+            receive = self._receive
             if receive is None:
                 item = make(ReceivedItem, (client, address, data))
                 item._stamp = now()
@@ -243,12 +261,7 @@ class ServerDispatch(Dispatch):
             elif not self._told_full:
                 self.say_full()
             try:
-                if arguments == 3:
-                    receive(client, address, data)
-                elif arguments == 2:
-                    receive(client, ReceivedBytes(data, time.time(), client))
-                else:
-                    receive(ReceivedBytes(data, time.time(), client))
+                receive(client, address, data)
             except BaseException as failure:
                 self.caught(failure, "on_receive")
             return False

@@ -492,8 +492,9 @@ class ParkingLot:
         self._progress += 1
         parked_at, usual = self._parked, 0 if timed else _IN
         for fd, event in events:
-            parked = parked_at.get(fd)
-            if parked is None:
+            try:
+                parked = parked_at[fd]
+            except KeyError:
                 self._not_parked(term, fd)
                 continue
             term.serving = parked
