@@ -119,18 +119,8 @@ class _Poller:
                 rise, times = self.told.get(flag, (0, 0))
                 self.told[flag] = (flag._rises, times + 1 if rise == flag._rises else 1)
 
-    def wait(self, bells: Collection[Bell], timeout: float | None, ready: Callable[[], bool]) -> None:
-        """Sleep until a bell rings, unless it is ``ready`` already, for ``timeout`` seconds at most."""
-        timeout = HEED if timeout is None else min(timeout, HEED)
-        if len(bells) == 1:
-            (bell,) = bells
-            leader = bell.leader  # once: close() takes it away
-            if leader is not None and leader.lead(timeout, ready):
-                return
-        self.sleep(bells, timeout, ready)
-
     def sleep(self, bells: Collection[Bell], timeout: float, ready: Callable[[], bool]) -> None:
-        """The same, for a thread that may not read meanwhile."""
+        """Sleep until a bell rings, unless it is ``ready`` already, for ``timeout`` seconds at most."""
         interrupted, self.asleep = self.asleep, True
         self.gate.acquire(blocking=False)  # forget a ring that came after the last sleep
         for bell in bells:
@@ -226,23 +216,28 @@ class Bell:
         Returns:
             What the attempt gave; None when the time is over or the bell was closed.
         """
-        deadline = Deadline(timeout, time.monotonic())
         found = attempt()
-        thread = _this_thread()
-        trial: list[Found | None] = [found]
+        if found is not None or self.closed or timeout == 0:
+            return found
+        deadline = None if timeout is None else Deadline(timeout, time.monotonic())
+        left: float | None = None
 
         def ready() -> bool:
-            trial[0] = attempt()
-            return trial[0] is not None or self.closed
+            nonlocal found
+            found = attempt()
+            return found is not None or self.closed
 
-        while trial[0] is None and not self.closed:
-            left = deadline.left(time.monotonic())
-            if left == 0:
-                break
-            thread.wait((self,), left, ready)
-            if trial[0] is None:
-                trial[0] = attempt()
-        return trial[0]
+        while True:
+            if deadline is not None and (left := deadline.left(time.monotonic())) == 0:
+                return found
+            self._wait(HEED if left is None else min(left, HEED), ready)
+            if found is not None or ready():
+                return found
+
+    def _wait(self, timeout: float, ready: Callable[[], bool]) -> None:
+        leader = self.leader  # once: close() takes it away
+        if leader is None or not leader.lead(timeout, ready):
+            _this_thread().sleep((self,), timeout, ready)
 
 
 class Flag:
@@ -315,14 +310,16 @@ class Flag:
         if self.hint is not None:
             self.hint()
         if len(thread.reads) == 1:  # by far the most frequent case, worth its own way
-            leader = self._bell.leader
-            if leader is None or not leader.lead(LONGEST_WAIT, self._is_settled):
-                thread.sleep((self._bell,), LONGEST_WAIT, self._is_settled)
+            self._bell._wait(LONGEST_WAIT, self._is_settled)
             return
         for flag in [flag for flag in list(thread.reads) if flag._bell.closed]:
             thread.reads.pop(flag, None)  # nothing comes from there any more
         if not thread.has_news():
-            thread.wait({flag._bell for flag in list(thread.reads)}, LONGEST_WAIT, thread.has_news)
+            bells = {flag._bell for flag in list(thread.reads)}
+            if len(bells) == 1:
+                bells.pop()._wait(LONGEST_WAIT, thread.has_news)
+            else:
+                thread.sleep(bells, LONGEST_WAIT, thread.has_news)
         thread.note_news()
 
 
