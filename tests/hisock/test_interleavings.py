@@ -343,7 +343,7 @@ def test_closing_in_a_handler_leaves_no_timers_behind() -> None:
 
 def test_a_keepalive_that_closing_overtakes_leaves_no_timers_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
-    serving = HiSockServer((HOST, 0), keepalive_interval=0.01)
+    serving = HiSockServer((HOST, 0), keepalive_interval=0.01, keepalive_timeout=0.01)
 
     def everybody() -> list[object]:
         gate.arrive()
