@@ -493,7 +493,7 @@ class TCPServer(Endpoint[ServerDispatch], Watched):
         check_seconds("send_timeout", send_timeout)
         check_seconds("idle_timeout", idle_timeout)
         check_per_address(max_per_address)
-        make_engine = _engine_maker(engine)
+        make_engine = engine_maker(engine)
         hosts = _hosts(ip)
         with self._lock:
             if self._listeners or self._in_setup:
@@ -1201,7 +1201,12 @@ def _close_if_there(reference: weakref.ref[Connection]) -> None:
         connection.close()
 
 
-def _engine_maker(name: object) -> Callable[[str, Bell], Engine]:
+def engine_maker(name: object) -> Callable[[str, Bell], Engine]:
+    """What makes an engine of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
     if not isinstance(name, str) or name not in ENGINES:
         raise ValueError(f"engine must be 'threads' or 'pool', not {name!r}")
     return ENGINES[name]

@@ -85,6 +85,7 @@ HPX_ORDER = [
     "redis_sessions",
     "redis_commands",
     "redis_node",
+    "conversation",
     "service",
     "server",
     "client",
@@ -93,7 +94,7 @@ HPX_ORDER = [
     "playing",
 ]
 """Likewise, in the hpx package."""
-HPX_PURE = ["exceptions", "codec", "protocol", "sessions", "functions"]
+HPX_PURE = ["exceptions", "codec", "protocol", "sessions", "functions", "conversation"]
 PLAYGROUND_ORDER = ["history", "forms", "line", "bench", "worker", "feed", "guard", "web", "playground"]
 """Likewise, in the playground's, which nothing imports before it is used: it needs an extra."""
 PLAYGROUND_PURE = ["history", "forms"]

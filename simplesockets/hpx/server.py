@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import overload
 
@@ -19,14 +20,15 @@ from typing_extensions import Self
 from .. import __version__
 from ..engine import is_nested
 from ..errors import FrameTooLarge, FrameTruncated, SetupError
-from ..events import ExceptionList
-from ..server import Server_Client, TCPServer, check_per_address
+from ..events import Address, ClientAddress, ExceptionList
+from ..server import EngineName, Server_Client, TCPServer, check_per_address, engine_maker
 from ..stats import ClientStats, Stats
 from ..timing import HEED, Deadline, check_seconds
 from ..tls import check_context
 from ..transport import SEND_TIMEOUT, check_count, check_port, wait_ready
 from ..watching import Attendants, Watched
-from .codec import LEVEL, MAX_PACKED, MAX_UNPACKED, Framing, Unpacker, Unreadable
+from .codec import LEVEL, MAX_PACKED, MAX_UNPACKED, Unreadable
+from .conversation import Conversation
 from .exceptions import InvalidMessage, ServerError
 from .functions import Context, Function, Functions
 from .protocol import Json, ServerCommand, to_json
@@ -44,6 +46,8 @@ HANDSHAKE_TIMEOUT = 300.0
 """Default seconds that a connection has for its first accepted message; a person may have to type a password."""
 CROWDED = 5.0
 """Seconds after which a connection that sent no accepted message is ended if others wait to be accepted."""
+LATE = 0.5
+"""Seconds after which a connection whose time for that is over is looked at again, as it was just being served."""
 STALL = 5.0
 """Seconds after which a message that seemed complete, but for what gzip says, counts as damaged."""
 BROADCAST_TIME = 1.0
@@ -70,7 +74,9 @@ class Server(Watched):
 
         server.serve_forever()
 
-    Each connection is served by a thread of its own, so functions may block, and several may run at the same time.
+    Functions may block, and several may run at the same time: the messages of one connection are answered in order and
+    one at a time, and none delays another connection. They run in the connection's own thread if they are slow, in one
+    that connections share if not.
 
     Args:
         name: what the server calls itself in messages.
@@ -100,6 +106,8 @@ class Server(Watched):
             function runs. None: never.
         max_per_address: connections at a time from one IP address; further ones are reset at once, and counted in
             :attr:`refused`. None is without limit.
+        engine: ``"threads"`` gives each connection a thread; ``"pool"``, for many, only to those whose functions are
+            slow, so that idle ones cost none (see :meth:`simplesockets.TCPServer.setup`).
         level: effort of compression, 0 to 9.
         clock: gives seconds; for tests.
 
@@ -132,6 +140,7 @@ class Server(Watched):
         send_timeout: float | None = SEND_TIMEOUT,
         idle_timeout: float | None = None,
         max_per_address: int | None = None,
+        engine: EngineName = "threads",
         level: int = LEVEL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -139,6 +148,7 @@ class Server(Watched):
         check_seconds("send_timeout", send_timeout)
         check_seconds("idle_timeout", idle_timeout)
         check_per_address(max_per_address)
+        engine_maker(engine)
         check_context(ssl_context, server=True)
         check_port(port, zero=True)
         check_count("max_packed", max_packed, "bytes", 1)
@@ -178,6 +188,7 @@ class Server(Watched):
         self._send_timeout = send_timeout
         self._idle_timeout = idle_timeout
         self._max_per_address = max_per_address
+        self._engine: EngineName = engine
         self._level = level
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._tcp: TCPServer | None = None
@@ -187,6 +198,7 @@ class Server(Watched):
         self._over = Latch()  # ends serve_forever(); each start has its own
         self._strangers: dict[Server_Client, float] = {}  # who sent no accepted message so far, and since when
         self._makes_room = False  # it is full, and looked at again soon
+        self._timed: TCPServer | None = None  # whose strangers are looked at when the time of the next one is over
         self._obeying: threading.Thread | None = None  # carries a server command out
         self._ordered: TCPServer | None = None  # what it ends
         self._asking: dict[str, tuple[bytes, Server_Client]] = {}  # who waits for a command that was announced
@@ -268,22 +280,25 @@ class Server(Watched):
         with self._lock:
             if self._tcp is not None or self._closed:
                 return
-            tcp = self._tcp = TCPServer(self._max_connections)
+            tcp = self._tcp = _forgetful(TCPServer(self._max_connections))
             tcp._count_on(self._latest)
             self._latest = tcp
-            self._stopping = Latch()
+            stopping = self._stopping = Latch()
         host, port = self._place
         try:
             tcp.setup(
                 host,
                 port,
                 recv_buffer=_RECV_BUFFER,
-                handle_client=self._serve,
-                protocol=self._framing,
+                on_connect=self._connected,
+                on_receive=partial(self._received, stopping),
+                on_disconnect=self._disconnected,
+                protocol=lambda: Conversation(self._max_packed, self._max_unpacked, self._level),
                 ssl_context=self._ssl_context,
                 send_timeout=self._send_timeout,
                 idle_timeout=self._idle_timeout,
                 max_per_address=self._max_per_address,
+                engine=self._engine,
             )
             tcp.start()
         except BaseException:  # Ctrl-C, too
@@ -416,18 +431,26 @@ class Server(Watched):
 
     # ------------------------------------------------------------------------------------------ one connection
 
-    def _framing(self) -> Framing:
-        return Framing(self._max_packed, self._level)
+    # All in the connection's own thread, or in one that others share as long as they are quick. It may wait.
 
-    def _serve(self, client: Server_Client) -> None:
-        # In the connection's own thread, which may wait.
+    def _connected(self, address: ClientAddress) -> None:
+        client = address.client
+        self._let_in(client)
         try:
-            self._let_in(client)
             client.send(self._service.greeting())
             _acknowledge_at_once(client)
-            self._converse(client, self._stopping)
-        except FrameTruncated as failure:
-            log.info("%s:%s left: %s", *client.address, failure)
+            _conversation(client).until = Deadline(self._handshake_timeout, time.monotonic())
+        except OSError as failure:
+            log.debug("%s:%s is gone: %s", *client.address, failure)
+            client.close()
+
+    def _received(self, stopping: Latch, client: Server_Client, address: Address, piece: bytes) -> None:
+        conversation = _conversation(client)
+        conversation.busy, goes_on = True, False
+        try:
+            goes_on = self._converse(client, conversation, piece, stopping)
+        except FrameTruncated:  # we are told of the end in a moment
+            pass
         except FrameTooLarge as failure:
             log.warning("%s:%s is dropped: %s", *client.address, failure)
             with contextlib.suppress(OSError):
@@ -435,16 +458,30 @@ class Server(Watched):
         except OSError as failure:  # it is gone, or was cut
             log.debug("%s:%s is gone: %s", *client.address, failure)
         finally:
-            self._is_no_stranger(client)
+            conversation.busy = False
+            if not goes_on:
+                client.close()
+
+    def _disconnected(self, address: ClientAddress) -> None:
+        client = address.client
+        self._is_no_stranger(client)
+        failure = _conversation(client).failure
+        if isinstance(failure, FrameTruncated):
+            log.info("%s:%s left: %s", *client.address, failure)
 
     def _let_in(self, client: Server_Client) -> None:
         with self._lock:
             self._strangers[client] = time.monotonic()
             tcp = self._tcp
-            if tcp is None or self._makes_room or not self._is_full(tcp):
+            if tcp is None:
                 return
-            self._makes_room = True
-        self._make_room_later(tcp)
+            timed, self._timed = self._timed is tcp, tcp
+            crowded = not self._makes_room and self._is_full(tcp)
+            self._makes_room = self._makes_room or crowded
+        if crowded:
+            _later(tcp, CROWDED, self._make_room)
+        if not timed and self._handshake_timeout is not None:
+            _later(tcp, self._handshake_timeout, self._end_late)
 
     def _is_no_stranger(self, client: Server_Client) -> None:
         with self._lock:
@@ -452,10 +489,6 @@ class Server(Watched):
 
     def _is_full(self, tcp: TCPServer) -> bool:
         return self._max_connections is not None and len(tcp._connected) >= self._max_connections
-
-    def _make_room_later(self, tcp: TCPServer) -> None:
-        assert tcp._engine is not None  # setup() made it
-        tcp._engine.later(CROWDED, lambda: self._make_room(tcp))
 
     def _make_room(self, tcp: TCPServer) -> None:
         # In the timers' thread, now and then while the server is full: who says nothing must not keep others out.
@@ -468,61 +501,86 @@ class Server(Watched):
             going = [client for client, since in self._strangers.items() if since <= late] if wanted else []
             for client in going:
                 del self._strangers[client]
-        self._make_room_later(tcp)
+        _later(tcp, CROWDED, self._make_room)
         if going:
             log.warning("full: %d connections that sent no accepted message make room for others", len(going))
         for client in going:
             client._connection.note_ending("no accepted message")
             client._connection.stream.cut()
 
-    def _converse(self, client: Server_Client, stopping: Latch) -> None:
-        unpacker = Unpacker(self._max_unpacked, self._max_packed)
-        until = Deadline(self._handshake_timeout, time.monotonic())
-        while (messages := self._receive(client, unpacker, until)) is not None:
+    def _end_late(self, tcp: TCPServer) -> None:
+        # In the timers' thread, as long as there are strangers.
+        timeout, now = self._handshake_timeout, time.monotonic()
+        assert timeout is not None
+        with self._lock:
+            if tcp is not self._tcp:
+                return
+            if not self._strangers:
+                self._timed = None
+                return
+            late = [client for client, since in self._strangers.items() if since + timeout <= now]
+            others = (since + timeout - now for since in self._strangers.values())  # first who came first
+            left = next((seconds for seconds in others if seconds > 0), LATE)
+        for client in late:
+            self._end_if_silent(client)
+        _later(tcp, min(left, LATE) if late else left, self._end_late)
+
+    def _end_if_silent(self, client: Server_Client) -> None:
+        connection, conversation = client._connection, _conversation(client)
+        if conversation.busy or connection.closing or conversation.until.left(time.monotonic()) != 0:
+            return
+        if not connection.stream.has_input():  # else it is we who are late
+            log.info("%s:%s sent no accepted message within %s s", *client.address, self._handshake_timeout)
+            connection.hang_up("no accepted message")
+
+    def _converse(self, client: Server_Client, conversation: Conversation, piece: bytes, stopping: Latch) -> bool:
+        # Returns whether it goes on.
+        messages = conversation.take(piece)
+        while messages is not None:
             for message in messages:
                 if stopping.is_set():
-                    return
-                reply = self._service.answer(message, client.address[0], stopping.wait)
-                if reply.accepted and until is not _FOREVER:
-                    until = _FOREVER
-                    self._is_no_stranger(client)
-                if reply.command is not None:
-                    self._obey(reply, client)
-                elif reply.text is not None:
-                    client.send(reply.text)
-            _acknowledge_at_once(client)
+                    return False
+                self._answer(client, conversation, message, stopping)
+            if not conversation.pending:
+                _acknowledge_at_once(client)
+                return True
+            messages = self._receive(client, conversation)
+        return False
 
-    def _receive(self, client: Server_Client, unpacker: Unpacker, until: Deadline) -> list[bytes | Unreadable] | None:
-        # What the next piece completes; None at the end.
+    def _answer(
+        self, client: Server_Client, conversation: Conversation, message: bytes | Unreadable, stopping: Latch
+    ) -> None:
+        reply = self._service.answer(message, client.address[0], stopping.wait)
+        if reply.accepted and conversation.until is not _FOREVER:
+            conversation.until = _FOREVER
+            self._is_no_stranger(client)
+        if reply.command is not None:
+            self._obey(reply, client)
+        elif reply.text is not None:
+            client.send(reply.text)
+
+    def _receive(self, client: Server_Client, conversation: Conversation) -> list[bytes | Unreadable] | None:
+        # What the next piece completes; None at the end. It waits here, since nobody knows whether there is one.
         try:
-            piece = self._next_piece(client, unpacker, until)
+            return conversation.take(self._next_piece(client, conversation))
         except TimeoutError:
-            if unpacker.pending:
-                return unpacker.give_up()
-            log.info("%s:%s sent no accepted message within %s s", *client.address, self._handshake_timeout)
-            return None
-        if piece:
-            return unpacker.take(piece)
-        return unpacker.give_up() if unpacker.pending else None
+            return conversation.give_up()
 
-    def _next_piece(self, client: Server_Client, unpacker: Unpacker, until: Deadline) -> bytes:
-        framing = client.protocol
-        assert isinstance(framing, Framing)
+    def _next_piece(self, client: Server_Client, conversation: Conversation) -> bytes:
+        # Empty at the end.
         while True:
-            left = until.left(time.monotonic())
-            received = framing.received
-            if not unpacker.pending:
-                return client.recv(timeout=left)
+            left = conversation.until.left(time.monotonic())
+            received = conversation.received
             try:
                 return client.recv(timeout=STALL if left is None else min(STALL, left))
             except TimeoutError:
-                if framing.received == received or left == 0:  # else the next piece is on its way
+                if conversation.received == received or left == 0:  # else the next piece is on its way
                     raise
 
     # ----------------------------------------------------------------------------------------- server commands
 
     def _obey(self, reply: Reply, sender: Server_Client) -> None:
-        # In the thread of the sender's connection.
+        # While the sender's connection is served, so that no further message of it is.
         assert reply.command is not None
         assert reply.text is not None
         if self._shared is not None:
@@ -664,6 +722,24 @@ class Latch:
     def _open(self) -> None:
         with contextlib.suppress(RuntimeError):  # it is open: somebody else did it in this moment
             self._gate.release()
+
+
+def _forgetful(tcp: TCPServer) -> TCPServer:
+    # Nobody polls it, so it need not keep copies of messages for that, with what is secret in them.
+    tcp._mailbox.client_mark = 0
+    tcp._dispatch._told_full = True
+    return tcp
+
+
+def _conversation(client: Server_Client) -> Conversation:
+    conversation = client.protocol
+    assert isinstance(conversation, Conversation)
+    return conversation
+
+
+def _later(tcp: TCPServer, seconds: float, look: Callable[[TCPServer], object]) -> None:
+    assert tcp._engine is not None  # setup() made it
+    tcp._engine.later(seconds, partial(look, tcp))
 
 
 def _somebody_waits(tcp: TCPServer) -> bool:

@@ -46,8 +46,8 @@ def announce(port: int) -> None:
 # Servers.
 
 
-def serve_hpx() -> None:
-    server: Any = importlib.import_module("simplesockets.hpx").Server(port=0)
+def serve_hpx(engine: str) -> None:
+    server: Any = importlib.import_module("simplesockets.hpx").Server(port=0, engine=engine)
     server.function(repeat)
     server.start()
     announce(server.address[1])
@@ -162,10 +162,16 @@ def measure(make: Callable[[int], Call], port: int, clients: int, times: int, se
 
 OURS, RELEASE = "simplesockets.hpx", "happypandax_client"
 
-SERVERS: dict[str, Callable[[], None]] = {"hpx": serve_hpx, "xmlrpc": serve_xmlrpc, "rpyc": serve_rpyc}
+SERVERS: dict[str, Callable[[], None]] = {
+    "hpx": lambda: serve_hpx("threads"),
+    "hpx-pool": lambda: serve_hpx("pool"),
+    "xmlrpc": serve_xmlrpc,
+    "rpyc": serve_rpyc,
+}
 
 CLIENTS: dict[str, tuple[str, Callable[[int], Call], int]] = {
     "ours-hpx": ("hpx", functools.partial(call_hpx, OURS), 1),
+    "ours-hpx-pool": ("hpx-pool", functools.partial(call_hpx, OURS), 1),
     "ours-hpx-batches": ("hpx", functools.partial(call_hpx_in_batches, OURS), BATCH),
     "ours-hpx-happypandax-client-1.0.0": ("hpx", functools.partial(call_hpx, RELEASE), 1),
     "xmlrpc": ("xmlrpc", call_xmlrpc, 1),

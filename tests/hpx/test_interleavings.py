@@ -87,6 +87,7 @@ class Careless(hpx.HPXError):
         Exception.__init__(self, "careless")
 
 
+@pytest.mark.usefixtures("either_engine")
 def test_whatever_fails_is_answered_and_the_connection_goes_on() -> None:
     def judge(user: str, password: str) -> bool:
         if user == "exit":
@@ -261,6 +262,7 @@ def test_close_while_connecting_leaves_nothing_alive(monkeypatch: pytest.MonkeyP
 # --------------------------------------------------------------------------------------------------- the server
 
 
+@pytest.mark.usefixtures("either_engine")
 def test_close_in_a_function_does_not_wait_for_who_waits_for_it() -> None:
     gate = Gate()
     took: list[float] = []
@@ -282,6 +284,7 @@ def test_close_in_a_function_does_not_wait_for_who_waits_for_it() -> None:
     assert took[0] < 2
 
 
+@pytest.mark.usefixtures("either_engine")
 def test_close_while_a_command_is_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
     failures: list[object] = []
     monkeypatch.setattr(threading, "excepthook", lambda args: failures.append(args.exc_value))
@@ -300,6 +303,7 @@ def test_close_while_a_command_is_carried_out(monkeypatch: pytest.MonkeyPatch) -
     assert not failures
 
 
+@pytest.mark.usefixtures("either_engine")
 def test_a_command_right_after_a_restart_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
     with running() as server:
@@ -386,6 +390,7 @@ def test_close_in_a_signal_handler_that_interrupts_close() -> None:
 # ----------------------------------------------------------------------------------------------------- the codec
 
 
+@pytest.mark.usefixtures("either_engine")
 def test_a_slow_message_with_the_delimiter_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "STALL", 0.3)
     with running() as server, peer(server, "") as each:
@@ -396,6 +401,7 @@ def test_a_slow_message_with_the_delimiter_inside(monkeypatch: pytest.MonkeyPatc
         assert each.read()["data"] == SUM
 
 
+@pytest.mark.usefixtures("either_engine")
 def test_a_truncated_message_at_the_end_of_the_stream_is_answered_and_hides_nothing() -> None:
     with running() as server, peer(server, "") as each:
         each.send_packed(gzip.compress(b"hello" * 100, 0)[:50])
@@ -405,6 +411,7 @@ def test_a_truncated_message_at_the_end_of_the_stream_is_answered_and_hides_noth
         assert each.read()["data"] == SUM
 
 
+@pytest.mark.usefixtures("either_engine")
 def test_damaged_messages_do_not_outlive_the_time_for_a_handshake() -> None:
     with running(handshake_timeout=0.3) as server, peer(server) as each:
         each.send_packed(gzip.compress(b"hello" * 100, 0)[:50])

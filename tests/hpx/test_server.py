@@ -27,6 +27,8 @@ from ..support.waiting import PATIENCE, Gate, wait_until
 from .support import HOST, USERS, Clock, frame, offer_functions, peer, running
 from .test_codec import DAMAGED, bomb
 
+either_engine = pytest.mark.usefixtures("either_engine")
+
 CALL = [{"fname": "add", "a": 1}]
 SUM = [{"fname": "add", "data": 3}]
 
@@ -134,6 +136,7 @@ def test_requesting_the_greeting_extends_a_session() -> None:
 # ----------------------------------------------------------------------------------------------------- sessions
 
 
+@either_engine
 def test_connections_share_a_session_and_remember_nothing() -> None:
     with running() as server, peer(server, "admin") as one, peer(server) as other:
         assert other.ask([{"fname": "who"}], session=one.session)["data"][0]["data"] == ["admin", "peer"]
@@ -144,6 +147,7 @@ def test_connections_share_a_session_and_remember_nothing() -> None:
         assert other.ask([{"fname": "count"}], session=one.session)["data"][0]["data"] == 3
 
 
+@either_engine
 def test_sessions_are_extended_and_expire() -> None:
     clock = Clock()
     with running(clock=clock, session_lifespan=10) as server, peer(server, "") as each:
@@ -216,6 +220,7 @@ def test_what_is_no_list_of_calls_is_refused_as_a_whole_and_nothing_runs(data: o
         assert not server.exceptions
 
 
+@either_engine
 def test_an_unhandled_exception_is_an_error_at_the_root(caplog: pytest.LogCaptureFixture) -> None:
     with running() as server, peer(server, "") as each:
         answer = each.ask([*CALL, {"fname": "crash"}, *CALL], __id__=1)
@@ -245,6 +250,7 @@ def test_a_result_that_is_no_json_names_its_function(result: object) -> None:
         assert each.call(*CALL) == SUM
 
 
+@either_engine
 def test_exit_in_a_function_is_one_more_exception() -> None:
     with running() as server, peer(server, "") as each:
         server.function("leave")(lambda: exit(3))
@@ -252,6 +258,7 @@ def test_exit_in_a_function_is_one_more_exception() -> None:
         assert each.call(*CALL) == SUM
 
 
+@either_engine
 def test_functions_block_nobody_else() -> None:
     gate = Gate()
     with running() as server, peer(server, "") as slow, peer(server, "") as quick:
@@ -263,6 +270,7 @@ def test_functions_block_nobody_else() -> None:
         assert slow.read()["data"] == [{"fname": "wait", "data": None}]
 
 
+@either_engine
 def test_large_answers_and_texts_of_every_kind() -> None:
     with running() as server, peer(server, "") as each:
         values: list[object] = [
@@ -315,6 +323,7 @@ WRONG = {
 }
 
 
+@either_engine
 @pytest.mark.parametrize(("sent", "expected", "named"), WRONG.values(), ids=WRONG)
 def test_wrong_messages_get_their_error_and_the_connection_goes_on(sent: bytes, expected: int, named: str) -> None:
     with running() as server, peer(server, "") as each, peer(server, "") as other:
@@ -326,6 +335,7 @@ def test_wrong_messages_get_their_error_and_the_connection_goes_on(sent: bytes, 
         assert other.call(*CALL) == SUM
 
 
+@either_engine
 def test_a_truncated_message_is_an_error_when_nothing_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "STALL", 0.05)
     with running() as server, peer(server, "") as each:
@@ -334,6 +344,7 @@ def test_a_truncated_message_is_an_error_when_nothing_follows(monkeypatch: pytes
         assert each.call(*CALL) == SUM
 
 
+@either_engine
 def test_a_truncated_message_hides_the_next_one_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "STALL", 0.05)
     with running() as server, peer(server, "") as each:
@@ -343,6 +354,7 @@ def test_a_truncated_message_hides_the_next_one_for_a_while_only(monkeypatch: py
         assert each.read()["data"] == SUM
 
 
+@either_engine
 @pytest.mark.parametrize(
     "sent",
     [bomb(1 << 30), pack(b" " * 2_000_001, 9), b"\x1f\x8b" + b"x" * 1_000_000],
@@ -364,6 +376,7 @@ def test_over_a_limit_a_connection_is_told_and_ended_and_memory_stays_bounded(se
             assert other.call(*CALL) == SUM
 
 
+@either_engine
 def test_frames_with_the_delimiter_inside_whole_and_byte_by_byte() -> None:
     with running() as server, peer(server, "") as each:
         content = {"session": each.session, "name": "", "data": [{"fname": "echo", "value": "a<EOF>b" * 20}]}
@@ -376,6 +389,7 @@ def test_frames_with_the_delimiter_inside_whole_and_byte_by_byte() -> None:
         assert each.read()["data"][0]["data"] == "a<EOF>b" * 20
 
 
+@either_engine
 def test_twenty_messages_in_one_segment_get_twenty_answers_in_order() -> None:
     with running() as server, peer(server, "") as each:
         messages = [
@@ -385,6 +399,7 @@ def test_twenty_messages_in_one_segment_get_twenty_answers_in_order() -> None:
         assert [each.read()["data"][0]["data"] for _ in range(20)] == list(range(2, 22))
 
 
+@either_engine
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux can be told to acknowledge at once")
 def test_peers_that_send_the_delimiter_separately_do_not_wait_for_acknowledgements() -> None:
     # The released client does, without TCP_NODELAY: each message would take 40 ms.
@@ -398,6 +413,7 @@ def test_peers_that_send_the_delimiter_separately_do_not_wait_for_acknowledgemen
         assert time.monotonic() - began < 1.0
 
 
+@either_engine
 def test_peers_that_leave_in_the_middle_hurt_nobody() -> None:
     with running() as server, peer(server, "") as each:
         for sent in (b"", b"\x1f\x8b", frame({"session": "", "name": "", "data": {}})[:-3], frame({})):
@@ -433,6 +449,7 @@ def test_garbage_ends_at_most_its_own_connection() -> None:
         try_it()
 
 
+@either_engine
 def test_a_connection_that_says_nothing_acceptable_is_dropped() -> None:
     with running(handshake_timeout=0.3) as server, peer(server, "") as friend, peer(server) as silent:
         with peer(server) as chatty:
@@ -461,6 +478,7 @@ def test_guests_cannot_end_the_server(data: object) -> None:
         assert each.call(*CALL) == SUM
 
 
+@either_engine
 @pytest.mark.parametrize("data", ["serverquit", "SERVERQUIT", 1])
 def test_a_user_quits_and_everybody_hears_of_it(data: object) -> None:
     with running() as server, peer(server, "admin") as admin:
@@ -480,6 +498,7 @@ def test_what_only_looks_like_a_command_is_none(data: object) -> None:
         assert server.running
 
 
+@either_engine
 @pytest.mark.parametrize("data", ["serverrestart", 2])
 def test_a_user_restarts_and_the_server_is_back_at_the_same_place_without_sessions(data: object) -> None:
     with running() as server, peer(server, "admin") as admin, peer(server, "") as other:
@@ -495,6 +514,7 @@ def test_a_user_restarts_and_the_server_is_back_at_the_same_place_without_sessio
             assert again.call(*CALL) == SUM
 
 
+@either_engine
 def test_two_quit_at_once_and_both_are_answered() -> None:
     with running() as server, peer(server, "admin") as one, peer(server, "admin") as other:
         for each in (one, other):
@@ -503,6 +523,7 @@ def test_two_quit_at_once_and_both_are_answered() -> None:
         wait_until(lambda: not server.running)
 
 
+@either_engine
 def test_who_does_not_read_delays_quitting_for_a_while_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "BROADCAST_TIME", 2.5)
     with running() as server, peer(server, "admin") as admin, peer(server, "") as other:
@@ -544,6 +565,7 @@ def test_serve_forever_ends_with_a_quit() -> None:
 # ------------------------------------------------------------------------------------------------------- logins
 
 
+@either_engine
 def test_failed_logins_delay_their_connection_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "FIRST_DELAY", 600.0)
     monkeypatch.setattr(sessions, "MAX_DELAY", 600.0)
@@ -565,6 +587,7 @@ def test_failed_logins_delay_their_connection_and_nobody_else(monkeypatch: pytes
         assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("simplesockets-")]
 
 
+@either_engine
 def test_the_right_password_after_a_delay_is_accepted_and_makes_good(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "FIRST_DELAY", 0.2)
     with running() as server, peer(server) as each:
@@ -580,6 +603,7 @@ def test_the_right_password_after_a_delay_is_accepted_and_makes_good(monkeypatch
 # ---------------------------------------------------------------------------------------------------- lifecycle
 
 
+@either_engine
 def test_a_server_starts_again_after_close() -> None:
     server = Server(port=0)
     offer_functions(server)
@@ -595,6 +619,7 @@ def test_a_server_starts_again_after_close() -> None:
             print(server.address)
 
 
+@either_engine
 def test_close_in_a_function() -> None:
     with running() as server, peer(server, "") as each:
         server.function("stop")(lambda: server.close())
@@ -612,6 +637,7 @@ def test_a_port_in_use_is_an_error_at_start_that_can_be_overcome() -> None:
             other.serve_forever()
 
 
+@either_engine
 def test_the_limit_of_connections() -> None:
     with running(max_connections=1) as server, peer(server, "") as first:
         with socket.create_connection(server.address, PATIENCE) as waiting:

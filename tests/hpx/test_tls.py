@@ -19,6 +19,7 @@ from ..support.waiting import PATIENCE
 from .support import running
 
 
+@pytest.mark.usefixtures("either_engine")
 def test_calls_batches_and_big_answers_over_tls() -> None:
     with running(ssl_context=server_side()) as server:
         with Client("tester", *server.address, ssl_context=client_side()) as client:
@@ -42,6 +43,7 @@ def test_the_standard_librarys_client_is_greeted() -> None:
         assert "version" in json.loads(gzip.decompress(received[: -len(b"<EOF>")]))["data"]
 
 
+@pytest.mark.usefixtures("either_engine")
 def test_several_threads_share_a_client() -> None:
     wrong: list[object] = []
     with (
@@ -85,6 +87,7 @@ def test_clients_with_certificates() -> None:
             assert client.handshake()
 
 
+@pytest.mark.usefixtures("either_engine")
 def test_quit_reaches_everybody_over_tls() -> None:
     with running(ssl_context=server_side()) as server:
         with (
