@@ -49,6 +49,7 @@ class Step(enum.Enum):
     """What an engine does after a step."""
 
     MORE = "step again when there is something to read"
+    READY = "step: there is something to read"
     NOTHING = "wait until the socket is readable: it is in a mode in which reading does not wait"
     PAUSED = "wait until the mailbox has room"
     STOPPED = "the program turned reading off"

@@ -122,9 +122,16 @@ class Life:
         self.work = work  # the program's own loop, in place of reading and dispatching
         self.begun = False
         self.step = Step.MORE  # the outcome of the latest one
-        self.alone = alone  # how many steps a thread of its own makes before it is parked
+        self.alone = alone  # how many steps are made for it alone before it shares a thread
         self.penalty = SLOW_STEPS // 2
         self.since = 0.0  # when it was parked
+
+    def step_alone(self) -> Step:
+        """Make one of the steps that it is alone for."""
+        step = self.connection.step()
+        took = time.perf_counter() - self.connection.read_at
+        self.alone = max(self.alone - 1, FIRST_STEPS if took > AWAY else 0)  # who is slow stays out
+        return step
 
     def is_out(self, step: Step) -> None:
         """It is not parked any more, because of that outcome of a step."""
@@ -147,6 +154,8 @@ class Engine(abc.ABC):
 
     READINESS: ClassVar[type[Readiness] | None] = Epoll if HAS_EPOLL else None
     """What watches the sockets that have no thread for themselves; None: all have one."""
+    STAYS_OUT: ClassVar = True
+    """Whether a thread waits in the socket of a connection whose callbacks are slow."""
 
     def __init__(self, name: str, bell: Bell, *, shares: bool = True) -> None:
         self._name = name
@@ -240,10 +249,8 @@ class Engine(abc.ABC):
         connection = life.connection
         while True:
             if life.step is _MORE:
-                if life.alone > 0:
-                    life.step = connection.step()
-                    took = time.perf_counter() - connection.read_at
-                    life.alone = max(life.alone - 1, FIRST_STEPS if took > AWAY else 0)  # who is slow stays out
+                if life.alone > 0 and (self.STAYS_OUT or not self._parks):
+                    life.step = life.step_alone()
                 elif not self._parks:
                     life.step = connection.step()
                 elif self._rest(life):
@@ -251,6 +258,11 @@ class Engine(abc.ABC):
                 continue
             if life.step is Step.DONE:
                 return Step.DONE
+            if life.step is Step.READY:
+                step = life.step_alone()
+                life.step = _MORE if step is Step.NOTHING else step
+                connection.share(False)
+                continue
             if life.step is Step.PAUSED:
                 self._wait_for_room(connection)
             elif life.step is Step.NOTHING:

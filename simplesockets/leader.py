@@ -98,11 +98,32 @@ class Parked(Sleeper):
         connection: the connection.
         out: called with the outcome when it is out; by default its thread, which sleeps in :meth:`ParkingLot.park`,
             is roused.
+        watched: whether it is only watched: to be let out, READY, when there is something to read.
     """
 
-    __slots__ = ("_out", "connection", "evict", "fd", "held", "lot", "muted", "odd", "sleeps", "step", "tried")
+    __slots__ = (
+        "_out",
+        "connection",
+        "evict",
+        "fd",
+        "held",
+        "lot",
+        "muted",
+        "odd",
+        "sleeps",
+        "step",
+        "tried",
+        "watched",
+    )
 
-    def __init__(self, lot: ParkingLot, connection: Connection, out: Callable[[Step], object] | None = None) -> None:
+    def __init__(
+        self,
+        lot: ParkingLot,
+        connection: Connection,
+        out: Callable[[Step], object] | None = None,
+        *,
+        watched: bool = False,
+    ) -> None:
         super().__init__()
         self.lot = lot
         self.connection = connection
@@ -112,13 +133,18 @@ class Parked(Sleeper):
         self.muted = False  # the selector does not know its socket
         self.evict = False  # let it out when it is not held any more
         self.tried = 0  # how much of the PATIENCE with it is used up; if any is, it is a suspect
-        self.odd = False  # any of these
+        self.watched = watched
+        self.odd = watched  # any of these
         self.sleeps = out is None  # its thread does; it may be the stand-by
         self._out = out
 
     def wake(self) -> None:
         """There is room for its data again, or it is closing: have it looked at."""
         self.lot.listen_to(self, _LOOK)
+
+    def settle(self) -> None:
+        """Note whether it is odd. Under the lot's lock."""
+        self.odd = bool(self.held or self.evict or self.tried or self.watched)
 
     def _step_all(self) -> Step:
         # For a stream that may hold more than its socket shows.
@@ -368,8 +394,8 @@ class ParkingLot:
             with contextlib.suppress(OSError, ValueError):
                 self._readiness.register(held.fd, _LOOK)  # it may have been woken meanwhile
             held.muted = False
-        held.odd = bool(held.tried)
         held.held = ()
+        held.settle()
         return False
 
     def lead(self, timeout: float, ready: Callable[[], bool]) -> bool:
@@ -532,7 +558,7 @@ class ParkingLot:
             with self._lock:
                 if slow and parked.held:  # then who holds it lets it out
                     parked.evict = True
-                parked.odd = bool(parked.tried or parked.held or parked.evict)
+                parked.settle()
         if slow and step is _MORE and self._leader is term and not parked.evict:
             self._let_out(parked, _MORE)
         return step
@@ -555,8 +581,12 @@ class ParkingLot:
             self.listen_to(parked, _IN)
             if not connection.closing and not connection.stream.buffered:
                 return
-        suspect = timed or (parked.tried and term.works)
-        step = self._step_timed(term, parked) if suspect else parked.step()
+        if parked.watched and not self.polled:
+            step = Step.READY
+        elif timed or (parked.tried and term.works):
+            step = self._step_timed(term, parked)
+        else:
+            step = parked.step()
         if step is not _MORE:
             self._stepped(parked, step)
 

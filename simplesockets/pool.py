@@ -1,7 +1,8 @@
 """Clients without threads: whoever is idle costs none, and those that talk share one, as long as that delays nobody.
 
 All connections are parked (leader.py) from the beginning. A thread of the crew (crew.py) goes on with a connection
-that is not like the others: while it is opened, while its callbacks are slow, and when it ended.
+that is not like the others: while it is opened, and when it ended; and for each step while its callbacks are slow,
+between which it is parked only to be watched.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from .connection import Connection, Step
-from .engine import SLOW_STEPS, Engine, Life
+from .engine import Engine, Life
 from .leader import Parked
 from .readiness import HAS_EPOLL, HAS_POLL, Epoll, PollSet
 
@@ -63,6 +64,7 @@ class PoolEngine(Engine):
     """Few threads for all connections. Where the system has nothing to park them with, they get threads, after all."""
 
     READINESS = Epoll if HAS_EPOLL else PollSet if HAS_POLL else None
+    STAYS_OUT = False
 
     def attach(self, connection: Connection, label: str, work: Callable[[], object] | None = None) -> Life:
         """See :meth:`Engine.attach`."""
@@ -81,15 +83,17 @@ class PoolEngine(Engine):
 
     def _rest(self, life: Life) -> bool:
         life.since = time.monotonic()
-        if self._lot.admit(Parked(self._lot, life.connection, partial(self._is_out, life, [True]))):
+        out = partial(self._is_out, life, [True])
+        if self._lot.admit(Parked(self._lot, life.connection, out, watched=life.alone > 0)):
             return True
-        life.alone = SLOW_STEPS  # it cannot be parked; ask again later
+        life.connection.share(False)
+        life.step = life.connection.step()  # it cannot be parked; ask again then
         return False
 
     def _is_out(self, life: Life, once: list[bool], step: Step) -> None:
         # May be called again by whom a signal handler interrupts in here.
         try:
-            self._crew.run(partial(self._go_on, life, once, step), at_once=step is Step.MORE)
+            self._crew.run(partial(self._go_on, life, once, step), at_once=step in (Step.MORE, Step.READY))
         except RuntimeError:  # no thread at all, and the system gives none
             self.later(OUT_OF_THREADS, partial(self._is_out, life, once, step))
 
@@ -98,6 +102,6 @@ class PoolEngine(Engine):
             once.pop()
         except IndexError:
             return
-        life.connection.share(False)
+        life.connection.share(step is Step.READY)  # then reading must not wait, should there be nothing after all
         life.is_out(step)
         self._serve(life)

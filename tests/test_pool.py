@@ -43,9 +43,11 @@ def many(server: TCPServer, count: int) -> Iterator[list[socket.socket]]:
         yield [stack.enter_context(raw_client(server)) for _ in range(count)]
 
 
-def ask(sock: socket.socket, text: bytes = b"ping") -> None:
+def ask(sock: socket.socket, text: bytes = b"ping") -> bool:
+    """Gives False, to be used in conditions."""
     sock.sendall(text)
     assert read_exactly(sock, len(text)) == text
+    return False
 
 
 def all_parked(server: TCPServer) -> bool:
@@ -55,6 +57,11 @@ def all_parked(server: TCPServer) -> bool:
 
 def is_parked(server: TCPServer, sock: socket.socket) -> bool:
     return server.clients[sock.getsockname()]._connection.waker is not None
+
+
+def is_watched(server: TCPServer, sock: socket.socket) -> bool:
+    waker = server.clients[sock.getsockname()]._connection.waker
+    return isinstance(waker, leader.Parked) and waker.watched
 
 
 def test_a_single_client_has_a_thread_until_others_come() -> None:
@@ -98,6 +105,33 @@ def test_idle_clients_cost_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
             wait_until(lambda: threading.active_count() <= before + 2, "threads leaving")  # one leads, one stands by
             for sock in socks:
                 ask(sock)
+
+
+def test_clients_whose_callbacks_are_slow_cost_no_thread_while_they_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "SPARE", 0.01)
+    inside: dict[object, int] = defaultdict(int)
+
+    def receive(client: Any, address: Any, data: bytes) -> None:
+        inside[address] += 1
+        assert inside[address] == 1
+        time.sleep(1.5 * leader.AWAY)  # who is that slow stays so
+        inside[address] -= 1
+        client.send(data)
+
+    with pool(on_receive=receive) as server:
+        before = threading.active_count()
+        with many(server, 10) as socks:
+            wait_until(lambda: all(ask(sock) or is_watched(server, sock) for sock in socks))
+            for turn in range(5):
+                for sock in socks:
+                    sock.sendall(b"%03d" % turn)
+                for sock in socks:
+                    assert read_exactly(sock, 3) == b"%03d" % turn
+            wait_until(lambda: all_parked(server))
+            wait_until(lambda: threading.active_count() <= before + 2, "threads leaving")
+            assert all(is_watched(server, sock) for sock in socks)
+        wait_until(lambda: not server.clients)
+    assert not server.return_exceptions()
 
 
 @pytest.mark.skipif(not readiness.HAS_EPOLL, reason="needs epoll and eventfd")
@@ -171,7 +205,7 @@ def test_what_stands_for_a_thread_answers_as_one() -> None:
         thread.join()
 
 
-def test_a_client_whose_callbacks_are_slow_gets_a_thread_of_its_own_and_returns_when_they_are_not() -> None:
+def test_a_client_whose_callbacks_are_slow_gets_a_thread_for_each_and_shares_one_again_when_they_are_not() -> None:
     threads = defaultdict(list)
     pause = threading.Event()
 
@@ -185,15 +219,14 @@ def test_a_client_whose_callbacks_are_slow_gets_a_thread_of_its_own_and_returns_
         ask(other)
         for _ in range(6):
             ask(slow, b"slow")
-        assert not all_parked(server)
+        wait_until(lambda: is_watched(server, slow))
+        ask(slow, b"slow")
         ask(other)
-        used = threads[slow.getsockname()][-3:]
-        assert len(set(used)) == 1
-        assert used[0] is not threads[other.getsockname()][-1]
+        assert threads[slow.getsockname()][-1] is not threads[other.getsockname()][-1]
         deadline = time.monotonic() + PATIENCE
-        while not all_parked(server) and time.monotonic() < deadline:
+        while time.monotonic() < deadline and (is_watched(server, slow) or not is_parked(server, slow)):
             ask(slow)
-        assert all_parked(server)
+        assert is_parked(server, slow)
 
 
 def test_the_pool_grows_when_all_are_busy_and_shrinks_again(monkeypatch: pytest.MonkeyPatch) -> None:
