@@ -106,7 +106,16 @@ class LengthPrefixFramer(_Stream):
         return header
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take what was received; yield the frames that it completes."""
+        """Take what was received; give the frames that it completes."""
+        body, size = self.header_size, len(data)
+        try:
+            if size >= body and not self._kept and not self.bare and size == body + self._read_size(data[:body]):
+                return iter((data[body:],))  # most come alone and whole, and need no generator
+        except ProtocolError:
+            pass  # it is raised again, to who asks for frames
+        return self._cut(data)
+
+    def _cut(self, data: bytes) -> Iterator[bytes]:
         if self._kept:
             self._check()
             self._kept += data
@@ -125,19 +134,22 @@ class LengthPrefixFramer(_Stream):
                 # A bare word may be complete sooner; then every byte counts.
                 self._keep(data, start, len(data) - start + 1 if self.bare else self.header_size)
                 return
-            try:
-                size = self.read_header(data[start:body])
-            except ProtocolError as failure:
-                self.fail(failure)
-                raise
-            if size > self.limit:
-                raise self.fail(FrameTooLarge(size, self.limit))
-            end = body + size
+            end = body + self._read_size(data[start:body])
             if len(data) < end:
                 self._keep(data, start, end - start)
                 return
             start = end
             yield data[body:end]
+
+    def _read_size(self, header: bytes) -> int:
+        try:
+            size = self.read_header(header)
+        except ProtocolError as failure:
+            self.fail(failure)
+            raise
+        if size > self.limit:
+            raise self.fail(FrameTooLarge(size, self.limit))
+        return size
 
     def _bare_word(self, data: bytes, start: int) -> bytes | None:
         return next((word for word in self.bare if data.startswith(word, start)), None)
@@ -163,9 +175,10 @@ class LengthPrefixFramer(_Stream):
         Raises:
             ValueError: it is over the limit, or its length does not fit the header.
         """
-        if len(frame) > self.limit:
-            raise FrameTooLarge(len(frame), self.limit)
-        return self.write_header(len(frame)) + frame
+        size = len(frame)
+        if size > self.limit:
+            raise FrameTooLarge(size, self.limit)
+        return self.write_header(size) + frame
 
 
 class DelimiterFramer(_Stream):

@@ -98,9 +98,10 @@ class Outbox:
 
     def _try(self, frame: bytes) -> bytes | memoryview | None:
         # Under the lock, with nothing waiting. Gives what is left of it.
+        stream = self.stream
         self._sending = True
         try:
-            sent = self.stream.send_now((frame,))
+            sent = stream.send_now((frame,))
         except BlockingIOError:
             return frame
         except (OSError, ValueError):  # it broke, or was closed: its reader will notice
@@ -108,7 +109,7 @@ class Outbox:
             return None
         finally:
             self._sending = False
-        self.stream.bytes_out += sent
+        stream.bytes_out += sent
         if sent == len(frame) and not self._waiting:
             return None
         return memoryview(frame)[sent:]

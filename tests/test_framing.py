@@ -97,6 +97,15 @@ def test_an_invalid_header_is_in_the_error() -> None:
     assert "nope" in str(error)
 
 
+@pytest.mark.parametrize("stream", [b"nope", b"99  x"])
+def test_an_error_is_raised_to_who_asks_for_frames(stream: bytes) -> None:
+    framer = LengthPrefixFramer(SHORT, limit=10)
+    for data in (stream, b"1   a"):  # and whatever comes after that
+        frames = framer.feed(data)
+        with pytest.raises(ProtocolError):
+            next(frames)
+
+
 def test_leading_zeros_are_digits_too() -> None:
     assert_gives(lambda: LengthPrefixFramer(SHORT), b"0002ab", [b"ab"])
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from types import TracebackType
 from typing import ClassVar, Literal, cast, overload
 
@@ -171,7 +170,7 @@ class HiSockClient(HiSockLoop[bytes]):
         self._look_up_lock = threading.RLock()  # one at a time asks, so that answers come in order; held across I/O
         self._lookups: deque[_LookUp] = deque()  # who waits for an answer, or gave up waiting
         self._ended = False  # the connection is over; all that came is in the mailbox
-        self._noted_end = False  # its end stands in the queue, or was routed
+        self._routed_end = False  # nothing more will come
         self._left = False  # close() was called here
         self._reconnect = Reconnect.of(reconnect)
         self._on_reconnect = on_reconnect
@@ -474,15 +473,8 @@ class HiSockClient(HiSockLoop[bytes]):
             self._mark(_Lost, connection)
         else:
             self._ended = True
+            self._ends.append(_END)
             self._bell.ring()
-
-    def _fetch(self) -> None:
-        ended = self._ended  # looked at first: then all that came before is in the mailbox
-        if self._mailbox.has_items():
-            self._inbound.extend(cast("list[ReceivedBytes]", self._mailbox.take_present()))
-        if ended and not self._noted_end:
-            self._noted_end = True
-            self._inbound.append(_END)
 
     def _route(self, item: bytes) -> None:
         if type(item) is not ReceivedBytes:
@@ -491,7 +483,7 @@ class HiSockClient(HiSockLoop[bytes]):
             try:
                 name, content = self._dialect.read_command(item) or (None, item or None)
             except ProtocolError as failure:
-                self._calls.append(partial(self._failed, failure))
+                self._add_call(self._failed, failure)
                 return
             self._route_message(Message(command=name, content=content, body=item), None, self._dialect.modern)
 
@@ -505,7 +497,7 @@ class HiSockClient(HiSockLoop[bytes]):
             self._fail_waiters()
         elif self._on_reconnect is not None and not self._back_due:
             self._back_due = True
-            self._calls.append(self._call_back)
+            self._add_call(self._call_back)
 
     def _fail_waiters(self) -> None:
         # What they wait for may have been lost. Who asked by a later connection gets the answer.
@@ -522,11 +514,12 @@ class HiSockClient(HiSockLoop[bytes]):
         self._guarded(self._on_reconnect)
 
     def _route_end(self) -> None:
-        self._calls.append(self._lost)
+        self._routed_end = True
+        self._add_call(self._lost)
         self._bell.ring()
 
     def _is_over(self) -> bool:
-        return self.closed or (self._noted_end and not self._inbound)
+        return self.closed or self._routed_end
 
     def _lost(self) -> None:
         if self.closed:
@@ -543,11 +536,11 @@ class HiSockClient(HiSockLoop[bytes]):
         if word is None:
             return False
         if word is protocol.KICKED:
-            self._calls.append(partial(self._kicked, cast(ReceivedBytes, body).source))
+            self._add_call(self._kicked, cast(ReceivedBytes, body).source)
         elif word is not protocol.NO_TLS:
             name = "client_connect" if word is protocol.JOINED else "client_disconnect"
             rest = self._dialect.rest(word, body)
-            self._calls.append(lambda: self._guarded(lambda: self._notice(name, rest)))
+            self._add_call(self._guarded, lambda: self._notice(name, rest))
         return True
 
     def _kicked(self, connection: object) -> None:

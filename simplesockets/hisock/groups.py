@@ -56,6 +56,8 @@ class Members(Generic[Some]):
         self._by_address: dict[tuple[str, int], Some] = {}
         self._by_name: dict[str | None, set[Some]] = {}
         self._by_group: dict[str | None, set[Some]] = {}
+        self.at = self._by_address.get
+        """``at(address)``: who has this address; None: nobody."""
 
     def __len__(self) -> int:
         return len(self._by_address)
@@ -99,10 +101,6 @@ class Members(Generic[Some]):
         """Everybody."""
         return list(self._by_address.values())
 
-    def at(self, address: tuple[str, int]) -> Some | None:
-        """Who has this address."""
-        return self._by_address.get(address)
-
     def in_group(self, group: str | None) -> list[Some]:
         """Who is in this group; None is no group."""
         return in_order(self._by_group.get(group, ()))
@@ -124,7 +122,7 @@ class Members(Generic[Some]):
     def matching(self, who: object, address: tuple[str, int] | None) -> list[Some]:
         """Likewise, or nobody. The address is the one that the identifier is, if any."""
         if address is not None:
-            member = self._by_address.get(address)
+            member = self.at(address)
             return [member] if member is not None else []
         return in_order(self._by_name.get(str(who), ()))
 

@@ -9,7 +9,7 @@ import functools
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from ..dispatch import accepts, never_runs
@@ -45,7 +45,7 @@ log = logging.getLogger("simplesockets")
 class Message:
     """What there is to give to a handler."""
 
-    __slots__ = ("body", "client", "command", "content", "new", "old")
+    __slots__ = ("body", "client", "command", "content")
 
     def __init__(
         self,
@@ -53,13 +53,20 @@ class Message:
         command: str | None = None,
         content: bytes | None = None,
         body: bytes = b"",
-        old: str | None = None,
-        new: str | None = None,
     ) -> None:
         self.client = client
         self.command = command
         self.content = content
         self.body = body
+
+
+class Change(Message):
+    """What there is to give to a handler of a changed name or group."""
+
+    __slots__ = ("new", "old")
+
+    def __init__(self, client: ClientInfo, old: str | None, new: str | None) -> None:
+        super().__init__(client)
         self.old = old
         self.new = new
 
@@ -78,7 +85,9 @@ class Handler:
         self.function = function
         self.threaded = threaded
         self._told_slow = False
-        self._arguments = list(zip(form, casts, strict=True))
+        self.arguments = _arguments(form, casts)
+        """``arguments(message)``: what to call the function with. Raises InvalidTypeCast if the content is not of the
+        annotated type."""
 
     def was_slow(self) -> None:
         """It took long, and all other messages had to wait. Says so, once."""
@@ -91,15 +100,17 @@ class Handler:
                 SLOW,
             )
 
-    def arguments(self, message: Message) -> list[object]:
-        """What to call the function with.
 
-        Raises:
-            InvalidTypeCast: the content is not of the annotated type.
-        """
-        return [
-            getattr(message, name) if cast is None else cast(getattr(message, name)) for name, cast in self._arguments
-        ]
+def _arguments(form: Form, casts: list[Cast | None]) -> Callable[[Message], Sequence[object]]:
+    if form == ("client", "content"):  # nearly all; it takes a quarter of the time
+        cast = casts[1]
+        if cast is None:
+            return lambda message: (message.client, message.content)
+        return lambda message: (message.client, cast(message.content))
+    parts = list(zip(form, casts, strict=True))
+    return lambda message: [
+        getattr(message, name) if cast is None else cast(getattr(message, name)) for name, cast in parts
+    ]
 
 
 class Handlers:
@@ -117,6 +128,11 @@ class Handlers:
         self._ordinary: dict[str, Handler] = {}
         self._with_spaces: list[tuple[bytes, str]] = []  # commands of more than one word, the longest first
         self._lock = threading.RLock()  # protects these three while they change
+        self.reserved = self._special.get
+        """``reserved(name)``: the handler of a reserved name; None if there is none, or the name was made an ordinary
+        one."""
+        self.ordinary = self._ordinary.get
+        """``ordinary(command)``: the handler of a command that the other end sent; None if there is none."""
 
     def on(self, command: str, threaded: bool, override: bool) -> Callable[[Function], Function]:
         """The decorator that registers a function; see the servers' and clients' ``on()``."""
@@ -150,14 +166,6 @@ class Handlers:
                 command,
                 meant,
             )
-
-    def reserved(self, name: str) -> Handler | None:
-        """The handler of a reserved name; None if there is none, or the name was made an ordinary one."""
-        return self._special.get(name)
-
-    def ordinary(self, command: str) -> Handler | None:
-        """The handler of a command that the other end sent."""
-        return self._ordinary.get(command)
 
     def longest(self, body: bytes) -> str | None:
         """The longest command of several words that a body of 0.x begins with."""

@@ -22,13 +22,15 @@ import operator
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Mapping
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from os import PathLike
 from ssl import SSLContext
 from typing import Any, Generic, TypeVar, overload
+
+from typing_extensions import TypeVarTuple, Unpack
 
 from ..engine import is_nested
 from ..errors import BusyError, LifecycleError, SetupError
@@ -52,10 +54,7 @@ Call = Callable[[], object]
 ErrorHandler = Callable[[Exception], object]
 Item = TypeVar("Item")
 Wanted = TypeVar("Wanted")
-
-
-def _nothing() -> None:
-    """Stands for something that happened and needs no call."""
+Given = TypeVarTuple("Given")
 
 
 class MessageCacheMember:
@@ -222,8 +221,9 @@ class HiSockLoop(ABC, Generic[Item]):
         self._bell = mailbox.bell
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._inbound: deque[Item] = deque()
-        self._calls: deque[Call] = deque()
-        self._commands: dict[str, int] = {}  # how many messages came for each handler
+        self._ends: deque[Item] = deque()  # connections that ended: all that came by them is in the mailbox
+        self._calls: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()  # with their arguments
+        self._commands: defaultdict[str, int] = defaultdict(int)  # how many messages came for each handler
         self._failures = 0  # exceptions of handlers
         self._due = 0  # bytes of messages in the calls
         self._waiters: list[Waiter] = []
@@ -311,38 +311,45 @@ class HiSockLoop(ABC, Generic[Item]):
 
     def _pass(self, wait: bool) -> None:
         # Wait for something to do (or not), and do all that was there then.
-        call = self._bell.wait_for(self._next, None) if wait else self._next_now()
-        while call is not None:
-            call()
-            if self.closed:
-                return
-            with self._lock:
-                call = self._fetched()
-
-    def _next(self) -> Call | None:
-        with self._lock:
-            call = self._fetched()
-            if call is None:
-                self._fetch()
-                call = self._fetched()
-        return _nothing if call is None and self.closed else call
-
-    def _next_now(self) -> Call | None:
-        call = self._next()
-        if call is None:
+        if wait:
+            if self._bell.wait_for(self._has_work, None):
+                self._work()
+        elif self._has_work():
+            self._work()
+        else:
             self._mailbox.new_data.idle()  # a loop that does nothing else should not burn a core
-        return call
 
-    def _fetched(self) -> Call | None:
-        if not self._calls:
-            if not self._inbound:
-                return None
-            self._route(self._inbound.popleft())
-        return self._calls.popleft() if self._calls else _nothing
+    def _has_work(self) -> bool | None:
+        # Asked again and again, so without the lock: who adds something rings afterwards. None is "wait".
+        if self._mailbox.has_items() or self._inbound or self._calls or self._ends or self.closed:
+            return True
+        return None
 
-    @abstractmethod
+    def _work(self) -> None:
+        calls, inbound = self._calls, self._inbound
+        fetch = not (calls or inbound)
+        while True:
+            with self._lock:
+                if fetch:
+                    self._fetch()
+                    fetch = False
+                if inbound and not calls:
+                    self._route(inbound.popleft())
+                due = calls.popleft() if calls else None
+            if due is not None:
+                function, arguments = due
+                function(*arguments)
+            if self.closed or not (calls or inbound):
+                return
+
     def _fetch(self) -> None:
-        """Move what was received to ``_inbound``. Under the lock."""
+        # Under the lock. Who left is looked at first: then all that it sent is in the mailbox, and comes before.
+        ended = len(self._ends)
+        if self._mailbox.has_items():
+            self._inbound.extend(self._mailbox.take_present())  # type: ignore[arg-type]
+        while ended and self._ends:  # a signal handler may have taken them
+            ended -= 1
+            self._inbound.append(self._ends.popleft())
 
     @abstractmethod
     def _route(self, item: Item) -> None:
@@ -365,16 +372,13 @@ class HiSockLoop(ABC, Generic[Item]):
 
     def _route_message(self, message: Message, source: Hashable, modern: bool) -> None:
         # Under the lock. A command or raw data: its handler, or who waits for it, or the wildcard, or nobody yet.
-        command = message.command
-        if not modern:
-            command = self._read_old(message)
-        handler = self._handlers.ordinary(command) if command is not None else None
-        claimed = True
-        counted = WILDCARD if handler is None or command is None else command  # so the other end cannot make it grow
-        self._commands[counted] = self._commands.get(counted, 0) + 1
-        if handler is not None:
+        command = message.command if modern else self._read_old(message)
+        if command is not None and (handler := self._handlers.ordinary(command)) is not None:
+            self._commands[command] += 1
             self._call_soon(handler, message)
+            claimed = True
         else:
+            self._commands[WILDCARD] += 1  # not by their names, so that the other end cannot make it grow
             claimed = self._offer(Unclaimed(source, command, message.content, message.body, not modern))
         if self.cache_size >= 0:
             self._remember(message, claimed)
@@ -417,13 +421,11 @@ class HiSockLoop(ABC, Generic[Item]):
         # Under the lock.
         size = len(message.body) + ITEM_COST
         self._due += size
+        self._calls.append((self._run, (handler, message, size)))
 
-        def call() -> None:
-            with self._lock:
-                self._due -= size
-            self._run(handler, message)
-
-        self._calls.append(call)
+    def _add_call(self, function: Callable[[Unpack[Given]], object], *arguments: Unpack[Given]) -> None:
+        # Under the lock.
+        self._calls.append((function, arguments))
 
     @abstractmethod
     def _wildcard_message(self, message: Unclaimed) -> Message:
@@ -457,7 +459,8 @@ class HiSockLoop(ABC, Generic[Item]):
         if handler is not None:
             self._run(handler, message)
 
-    def _run(self, handler: Handler, message: Message) -> None:
+    def _run(self, handler: Handler, message: Message, due: int = 0) -> None:
+        self._due -= due  # without the lock: while this thread is in the loop nobody else routes
         try:
             arguments = handler.arguments(message)
             if handler.threaded:
@@ -470,7 +473,7 @@ class HiSockLoop(ABC, Generic[Item]):
         except Exception as failure:
             self._failed(failure)
 
-    def _start_thread(self, handler: Handler, arguments: list[object]) -> None:
+    def _start_thread(self, handler: Handler, arguments: Sequence[object]) -> None:
         def work() -> None:
             try:
                 self._guarded(lambda: handler.function(*arguments))

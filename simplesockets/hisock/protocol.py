@@ -50,6 +50,7 @@ TLS_PROBE = b"$DH_NUMS$"
 NO_TLS = b"$NOTLS$"
 COMMAND = b"$CMD$"
 CONTENT = b"$MSG$"
+_NAME = len(COMMAND)  # where a command's name begins
 
 RESERVED = (
     HELLO, JOINED, LEFT, KICKED, GOODBYE, RENAME, REGROUP, LOOK_UP, KEEPALIVE, ALIVE, TLS_PROBE, NO_TLS, COMMAND
@@ -63,13 +64,6 @@ _RESERVED_COMMAND = re.compile(r"\$.+\$", re.DOTALL)
 
 class InvalidHello(ProtocolError, ValueError):
     """A client did not introduce itself as it has to."""
-
-
-class Command(NamedTuple):
-    """A command as it came; no content is None."""
-
-    name: str
-    content: bytes | None
 
 
 class Hello(NamedTuple):
@@ -91,6 +85,7 @@ class Dialect:
         self.version = version
         self.modern = version == "2.x"
         self._gap = b"" if self.modern else b" "
+        self._command = COMMAND + b"%b" + CONTENT + b"%b" if self.modern else b"%b %b"
 
     def __repr__(self) -> str:
         return f"<dialect {self.version}>"
@@ -113,9 +108,7 @@ class Dialect:
         Raises:
             ValueError: the text is not valid Unicode.
         """
-        if self.modern:
-            return b"%b%b%b%b" % (COMMAND, name.encode(), CONTENT, content)
-        return b"%b %b" % (name.encode(), content)
+        return self._command % (name.encode(), content)
 
     def answer(self, found: dict[str, object]) -> bytes:
         """The answer to a look-up."""
@@ -132,8 +125,9 @@ class Dialect:
             return found
         return None
 
-    def read_command(self, body: bytes) -> Command | None:
-        """The command in a body; None if it is raw data. In 0.x every body is a command: its first word.
+    def read_command(self, body: bytes) -> tuple[str, bytes | None] | None:
+        """The command in a body, and its content, None if it has none; nothing but None if it is raw data. In 0.x
+        every body is a command: its first word.
 
         Raises:
             ProtocolError: the command's name is not text.
@@ -141,11 +135,11 @@ class Dialect:
         if self.modern:
             if not body.startswith(COMMAND):
                 return None
-            name, _, content = body[len(COMMAND) :].partition(CONTENT)
+            name, _, content = body[_NAME:].partition(CONTENT)
         else:
             name, _, content = body.partition(b" ")
         try:
-            return Command(name.decode(), content or None)
+            return name.decode(), content or None
         except UnicodeDecodeError as failure:
             if not self.modern:
                 return None

@@ -9,7 +9,6 @@ import threading
 import time
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import ClassVar, Literal, cast, overload
@@ -33,10 +32,10 @@ from .casting import ClientAddress, ClientInfo, to_content
 from .cluster import Cluster, backplane_of, described, rows
 from .errors import ClientDisconnected, GroupNotFound
 from .groups import HEARD_BY_ALL, HEARD_BY_MODERN, HEARD_BY_NOBODY, Identifier, Member, Members, address_in
-from .handlers import Form, Handlers, Message
+from .handlers import Change, Form, Handlers, Message
 from .loop import Call, ErrorHandler, HiSockLoop, Threaded, Unclaimed, check_address, context_for
 from .neighbours import Remote
-from .protocol import MODERN, Dialect, ServerProtocol
+from .protocol import COMMAND, MODERN, Dialect, ServerProtocol
 from .utils import (
     Client,
     ClientException,
@@ -211,7 +210,6 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         self._members: Members[_Member] = Members()
         self._member_of: dict[Server_Client, _Member] = {}
         self._outboxes: dict[Server_Client, Outbox] = {}
-        self._left: deque[Server_Client] = deque()
         self._closer: int | None = None  # the number of the thread that closes first
         self._said_goodbye = threading.Event()
         self._tcp.setup(
@@ -483,7 +481,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
 
     def _post_client(self, member: _Member | Remote, command: str | None, content: object) -> None:
         if isinstance(member, _Member):
-            self._post([member], command, content)
+            member.outbox.post(self._frame(member.dialect, command, to_content(content)))
         else:
             self._post([], command, content, _target(member))
 
@@ -509,11 +507,15 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         dialects = {member.dialect for member in members}
         if elsewhere is not None:
             dialects.add(MODERN)
-        frames = {dialect: self._writer.encode(_body(dialect, command, data)) for dialect in dialects}
+        frames = {dialect: self._frame(dialect, command, data) for dialect in dialects}
         for member in members:
             member.outbox.post(frames[member.dialect])
         if elsewhere is not None and self.cluster is not None:
             self.cluster.send(elsewhere, command, data)
+
+    def _frame(self, dialect: Dialect, command: str | None, content: bytes) -> bytes:
+        body = protocol.check_raw(content) if command is None else dialect.command(command, content)
+        return self._writer.encode(body)
 
     def _post_word(self, members: Iterable[_Member], word: bytes, rest: bytes = b"") -> None:
         # Clients choose names, and what they look up; so what is too long must not end more than the notice of it.
@@ -617,7 +619,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         client = address.client
         with self._lock:
             outbox = self._outboxes.get(client)
-            self._left.append(client)
+            self._ends.append(client)
         if outbox is not None:
             outbox.close()
 
@@ -675,13 +677,6 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
 
     # ----------------------------------------------------------------------------------------------------- routing
 
-    def _fetch(self) -> None:
-        # Who left is taken first: all that it sent is in the mailbox then, and comes before.
-        left = [self._left.popleft() for _ in range(len(self._left))] if self._left else ()
-        if self._mailbox.has_items():
-            self._inbound.extend(self._mailbox.take_present())  # type: ignore[arg-type]
-        self._inbound.extend(left)
-
     def _route(self, item: ReceivedItem | Server_Client) -> None:
         if isinstance(item, Server_Client):
             self._kept.forget(item)
@@ -693,19 +688,20 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         member = self._member_of.get(client)
         if member is None:
             self._route_stranger(client, body)
-        elif body.startswith(b"$") and not body.startswith(protocol.COMMAND) and self._route_word(member, body):
-            pass
-        else:
-            try:
-                command = member.dialect.read_command(body)
-            except ProtocolError as failure:
-                self._drop_soon(client, str(failure))
-                return
-            name, content = command or (None, body or None)
-            message = Message(member.info, name, content, body)
-            self._route_message(message, client, member.dialect.modern)
-            if (handler := self._handlers.reserved("message")) is not None:
-                self._call_soon(handler, message)
+        elif body.startswith(COMMAND) or not (body.startswith(b"$") and self._route_word(member, body)):
+            self._route_said(member, body)
+
+    def _route_said(self, member: _Member, body: bytes) -> None:
+        dialect = member.dialect
+        try:
+            name, content = dialect.read_command(body) or (None, body or None)
+        except ProtocolError as failure:
+            self._drop_soon(member.client, str(failure))
+            return
+        message = Message(member.info, name, content, body)
+        self._route_message(message, member.client, dialect.modern)
+        if (handler := self._handlers.reserved("message")) is not None:
+            self._call_soon(handler, message)
 
     def _route_stranger(self, client: Server_Client, body: bytes) -> None:
         outbox = self._outboxes.get(client)
@@ -726,7 +722,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         self._member_of[client] = member
         if self.cluster is not None:
             self.cluster.joined(member)
-        self._calls.append(lambda: self._welcome(member, others))
+        self._add_call(self._welcome, member, others)
 
     def _welcome(self, member: _Member, others: list[_Member]) -> None:
         # Clients of 2.x hear of it before the handler runs, the new one included; those of 0.x after.
@@ -750,7 +746,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
     def _route_leaving(self, member: _Member) -> None:
         others = self._forget(member)
         if others is not None:
-            self._calls.append(lambda: self._see_off(member, others))
+            self._add_call(self._see_off, member, others)
 
     def _see_off(self, member: _Member, others: list[_Member]) -> None:
         with self._lock:
@@ -792,7 +788,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         if word is protocol.GOODBYE:
             self._route_leaving(member)
         elif word is protocol.LOOK_UP:
-            self._calls.append(lambda: self._answer_look_up(member, rest))
+            self._add_call(self._answer_look_up, member, rest)
         elif word is protocol.TLS_PROBE:
             member.outbox.post(self._writer.encode(protocol.NO_TLS))
         elif word in (protocol.RENAME, protocol.REGROUP):
@@ -807,10 +803,10 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         self._members.change(member, name=new if rename else member.name, group=member.group if rename else new)
         if self.cluster is not None:
             self.cluster.changed(member)
-        message = Message(member.info, old=old, new=new)
+        message = Change(member.info, old, new)
         name = "name_change" if rename else "group_change"
         if (handler := self._handlers.reserved(name)) is not None:
-            self._calls.append(lambda: self._run(handler, message))
+            self._add_call(self._run, handler, message, 0)
 
     def _answer_look_up(self, member: _Member, who: str) -> None:
         found: dict[str, object]
@@ -835,6 +831,10 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
     # ------------------------------------------------------------------------------------------------------- inside
 
     def _find(self, client: object) -> _Member | Remote:
+        if type(client) is ClientInfo and self.cluster is None:
+            member = self._members.at(client.ip)  # a single look, which needs no lock
+            if member is not None:
+                return member
         with self._lock:
             found = self._members.find(client) if self.cluster is None else self._found(client)
         if len(found) > 1:
@@ -863,7 +863,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
             call()
             return
         with self._lock:
-            self._calls.append(call)
+            self._add_call(call)
         self._bell.ring()
 
     def _gone(self) -> Exception:
@@ -888,10 +888,6 @@ def _target(member: Remote) -> Target:
 
 def _protocol(client: Server_Client) -> ServerProtocol:
     return cast("ServerProtocol", client.protocol)
-
-
-def _body(dialect: Dialect, command: str | None, content: bytes) -> bytes:
-    return protocol.check_raw(content) if command is None else dialect.command(command, content)
 
 
 class _Node:

@@ -90,14 +90,15 @@ def _understand(item: object, dialect: Dialect) -> str:
         return "bad command"
     if command is None:
         return "raw"
+    name, content = command
     if item.endswith(_CASTABLE) and len(item) % 4 == 0:  # these, too
-        _cast_all(command.content)
+        _cast_all(content)
     try:
-        protocol.check_command(command.name)
+        protocol.check_command(name)
     except ValueError:
         return "reserved command"
     try:
-        read_address(command.name)
+        read_address(name)
     except ValueError:
         return "bad address"
     return "command"

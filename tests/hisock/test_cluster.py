@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from simplesockets.hisock import BackplaneError, ClientNotFound, GroupNotFound, HiSockServer
-from simplesockets.hisock.backplane import Entry, unpack
+from simplesockets.hisock import BackplaneError, ClientInfo, ClientNotFound, GroupNotFound, HiSockServer
+from simplesockets.hisock.backplane import Entry, Row, unpack
 from simplesockets.hisock.groups import Identifier
 from simplesockets.hisock.neighbours import Neighbours
 from simplesockets.timing import Deadline
@@ -76,6 +76,17 @@ def test_a_message_reaches_a_client_of_another_node(nodes: Nodes, dialect: str, 
                 forms: dict[str, Identifier] = {"name": "ann", "address": info.ip, "info": info, "text": info.ipstr}
                 nodes.here.send_client(forms[how], "n", number)
         assert [ann.read_command("n") for _ in range(20)] == [b"%d" % number for number in range(20)]
+
+
+def test_a_client_info_names_whom_it_describes_where_two_nodes_have_its_address(nodes: Nodes) -> None:
+    with RawClient(nodes.here.get_addr(), "ann"):
+        wait_both(nodes, "ann")
+        ann, cluster = nodes.here.get_client("ann"), nodes.here.cluster
+        assert cluster is not None
+        with nodes.here._lock:
+            cluster._others.join(cluster.nodes[0], Row(*ann.ip, 1, "bob", None, True, 2))
+        assert nodes.here.get_client(ClientInfo(ann.ip, "bob")).name == "bob"
+        assert nodes.here.get_client(ann).name == "ann"
 
 
 @DIALECTS

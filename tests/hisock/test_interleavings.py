@@ -20,6 +20,7 @@ import pytest
 from simplesockets import outbox as outbox_module
 from simplesockets.errors import BusyError
 from simplesockets.hisock import ClientInfo, HiSockClient, HiSockServer, ThreadedHiSockClient, ThreadedHiSockServer
+from simplesockets.hisock import loop as loop_module
 from simplesockets.hisock.loop import KEPT_MESSAGES, KeptMessages, Unclaimed
 from simplesockets.hisock.server import _identifier
 from simplesockets.locking import is_mine
@@ -222,6 +223,18 @@ def test_handlers_that_are_due_are_bounded() -> None:
         assert flood, "all of it was taken in"
         serving.close()
         receiving.join(PATIENCE)
+
+
+def test_handlers_that_ran_are_not_due_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "TOTAL_MARK", 10_000)
+    with server(loop=False) as serving, RawClient(serving.get_addr()) as raw:
+        ran: list[bytes] = []
+        serving.on("known")(lambda info, message: ran.append(message))
+        for _ in range(10):
+            raw.send_command("known", bytes(1000))
+        pass_until(serving.run, lambda: len(ran) == 10)
+        raw.send_command("wanted", b"x")
+        assert serving.recv("wanted", timeout=PATIENCE) == b"x"
 
 
 def test_an_answer_that_came_during_the_last_pass_is_not_slept_through() -> None:

@@ -241,6 +241,25 @@ def test_close_in_a_handler_ends_the_loop() -> None:
             assert raw.at_end()
 
 
+def test_what_recv_left_is_handled_by_the_next_pass() -> None:
+    handled: list[str] = []
+    with server(False, loop=False) as serving, RawClient(serving.get_addr()) as raw:
+        serving.on("known")(lambda: handled.append("known"))
+        pass_until(serving.run, lambda: names(serving))
+        raw.socket.sendall(framed(b"$CMD$wanted$MSG$x") + framed(b"$CMD$known"))
+        assert serving.recv("wanted", timeout=PATIENCE) == b"x"
+        pass_until(serving.run, lambda: handled)
+
+
+def test_what_a_handler_registers_counts_for_the_next_message() -> None:
+    handled: list[str] = []
+    with server(False, loop=False) as serving, RawClient(serving.get_addr()) as raw:
+        serving.on("first")(lambda: None)
+        serving.on("message")(lambda info, body: serving.on("second")(lambda: handled.append("second")))
+        raw.socket.sendall(framed(b"$CMD$first") + framed(b"$CMD$second"))
+        pass_until(serving.run, lambda: handled)
+
+
 def test_close_tells_everybody() -> None:
     with (
         server() as serving,

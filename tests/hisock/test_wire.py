@@ -201,6 +201,12 @@ def test_words_without_a_header_are_understood_in_0_and_only_there(split: Any) -
         heard(split(framed(MODERN.hello("Ann", None)) + stream + b" " * 16), ServerProtocol())
 
 
+def test_words_without_a_header_are_understood_where_a_read_begins_with_them() -> None:
+    server = ServerProtocol()
+    heard(whole(framed(OLD.hello("Ann", None))), server)
+    assert heard(whole(b"$CHNAME$$CHGROUP$"), server) == [protocol.RENAME, protocol.REGROUP]
+
+
 def test_a_word_with_a_header_can_be_told_from_one_without() -> None:
     bodies = heard(whole(framed(OLD.hello("Ann", None), b"$CHNAME$")), ServerProtocol())
     assert bodies[1] == protocol.RENAME
@@ -258,8 +264,9 @@ def test_any_sendable_value_survives_the_round_trip(dialect: Dialect, value: Any
     (returned,) = back.feed(server.encode(body))
     command = dialect.read_command(returned)
     assert command is not None
-    assert command.name == "echo"
-    assert cast_for(type(value))(command.content) == value
+    name, content = command
+    assert name == "echo"
+    assert cast_for(type(value))(content) == value
 
 
 @pytest.mark.parametrize(
