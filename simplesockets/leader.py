@@ -10,18 +10,20 @@ steps what it reports:
 * where it has callbacks, a *worker*, one of the crew (crew.py).
 
 A *stand-by*, which runs no code of the program's, looks every :data:`AWAY` seconds whether things go on. If nobody led
-in that time (a program that polls is busy, or looks once per frame), it leads itself, until a poller asks for the
-lead. If the leader has been at the same callback all that time, another worker gets the lead, and the slow one leaves
-when it returns. While nothing happens the stand-by sleeps, too: the leader rouses it.
+in that time (a program that polls looks once per frame), it leads itself, until a poller asks for the lead; a poller
+that keeps the lead, and is busy with what came, has :data:`BUSY` seconds. If the leader has been at the same callback
+all that time, another worker gets the lead, and the slow one leaves when it returns. While nothing happens the
+stand-by sleeps, too: the leader rouses it.
 
 A connection gets *out*, that is, a thread of its own goes on with it, when its callback took longer than :data:`SLOW`
-twice in short succession (it stays out for a while: see engine.py), when it ended, and when the lot is closed. Time is
-no proof: where more threads want to run than there are cores, the system interrupts any of them for milliseconds, and
-each client that is out makes that worse for the others. So the callback has to have used the processor for so long, or
-to have waited for something, the second time. So a client's callbacks run one at a time and in order, in its own thread
-if they are slow, in a shared one if not. Slow ones delay others by milliseconds, two or three times: callbacks are
-timed one by one only after a look at the selector that took long (see _serve_callbacks), and those of whoever is a
-*suspect*, since the lead was lost in one of them, or it was slow once.
+twice in short succession (it stays out for a while: see engine.py), when it ended, and when the lot is closed; and for
+each step, if it is parked only to be *watched* (see pool.py). Time is no proof: where more threads want to run than
+there are cores, the system interrupts any of them for milliseconds, and each client that is out makes that worse for
+the others. So the callback has to have used the processor for so long, or to have waited for something, the second
+time. So a client's callbacks run one at a time and in order, in its own thread if they are slow, in a shared one if
+not. Slow ones delay others by milliseconds, two or three times: callbacks are timed one by one only after a look at
+the selector that took long (see _serve_callbacks), and those of whoever is a *suspect*, since the lead was lost in one
+of them, or it was slow once.
 
 What keeps that true: only who leads steps a connection, and the lead can be taken from a thread that is stuck. Who
 leads first says whom it *serves* and then looks whether it still leads. Who takes the lead does so first and then
@@ -55,6 +57,8 @@ from .transport import Stream
 
 AWAY = 0.005
 """Seconds without progress after which the stand-by does something about it."""
+BUSY = 0.05
+"""The same, where a poller keeps the lead: it handles what came, and would only be slowed down by one more thread."""
 SLOW = 0.0005
 """Seconds: a callback that takes longer twice in short succession runs in its client's own thread from then on."""
 QUICK = 0.00005
@@ -630,7 +634,7 @@ class ParkingLot:
             leader = self._leader
             if (now := self._seen()) != seen:
                 seen = now
-                sleeper.gate.acquire(timeout=AWAY)
+                sleeper.gate.acquire(timeout=BUSY if leader is not None and leader.outsider else AWAY)
             elif leader is not None and leader.waits:
                 self._doze(sleeper, leader)
             elif self.polled:

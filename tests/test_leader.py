@@ -196,6 +196,28 @@ def test_a_client_whose_thread_is_kept_from_running_stays_parked(monkeypatch: py
             talk(sock, 1)
 
 
+def test_a_poller_that_is_busy_with_what_came_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leader, "BUSY", 10 * PATIENCE)
+    with running_server() as server, raw_client(server) as sock:
+        lot = lot_of(server)
+
+        def poll() -> list[bytes]:
+            while not server.event.new_data:
+                pass
+            return [data for _, _, data in server.return_recved_data()]
+
+        def leads() -> bool:
+            sock.sendall(b"first")
+            assert poll() == [b"first"]
+            return lot._leader is not None and lot._leader.outsider == threading.get_ident()
+
+        wait_until(leads)
+        sock.sendall(b"second")
+        time.sleep(10 * leader.AWAY)
+        assert not server._mailbox.has_items()
+        assert poll() == [b"second"]
+
+
 def some_parked() -> leader.Parked:
     connection: Any = SimpleNamespace(stream=SimpleNamespace(socket=SimpleNamespace(fileno=lambda: -1)), step=None)
     return leader.Parked(some_lot(), connection)
