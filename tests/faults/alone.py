@@ -21,6 +21,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from ..support.leftovers import left_threads
 from ..support.running import HOST, open_descriptors
 from ..support.waiting import PATIENCE, wait_until
 from .layers import LAYERS, Address
@@ -55,7 +56,7 @@ def main() -> None:
     sys.stdin.readline()
     print("known:", service.present(), flush=True)
     service.close()
-    left = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    left = [thread.name for thread in left_threads(PATIENCE)]
     print("left:", left, "damaged:", service.ledger.damaged, flush=True)
 
 
