@@ -295,6 +295,11 @@ class Connection:
     # ------------------------------------------------------------------------------------------- for any thread
 
     @property
+    def has_more(self) -> bool:
+        """Whether there is something to step for of which the socket tells nobody."""
+        return self.closing or self.stream.buffered or bool(self._inbox)
+
+    @property
     def over(self) -> bool:
         """Whether the last hook was begun."""
         return not self._unended

@@ -254,7 +254,7 @@ class ParkingLot:
         with self._lock:
             if not self._enter(parked):
                 return False
-        if parked.connection.closing or parked.connection.stream.buffered:
+        if parked.connection.has_more:
             parked.wake()
         return True
 
@@ -583,7 +583,7 @@ class ParkingLot:
         connection = parked.connection
         if not event & _SOMETHING:  # wake() made this one be reported
             self.listen_to(parked, _IN)
-            if not connection.closing and not connection.stream.buffered:
+            if not connection.has_more:
                 return
         if parked.watched and not self.polled:
             step = Step.READY

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from simplesockets import TCPServer, crew, leader, readiness
+from simplesockets.connection import Step
 from simplesockets.crew import effort
 from simplesockets.engine import FIRST_STEPS
 from simplesockets.mailbox import Bell
@@ -216,6 +217,23 @@ def test_a_poller_that_is_busy_with_what_came_is_not_disturbed(monkeypatch: pyte
         time.sleep(10 * leader.AWAY)
         assert not server._mailbox.has_items()
         assert poll() == [b"second"]
+
+
+def test_what_an_interrupted_step_left_in_the_inbox_is_delivered_though_nothing_more_comes() -> None:
+    got: list[bytes] = []
+
+    def receive(client: Any, address: object, data: bytes) -> None:
+        got.append(data)
+        client.send(data)
+
+    with running_server(on_receive=receive) as server, raw_client(server) as sock, raw_client(server) as other:
+        park(server, sock, other)
+        connection = server.clients[sock.getsockname()]._connection
+        parked: Any = connection.waker
+        connection._inbox.append(b"left")
+        lot_of(server)._let_out(parked, Step.MORE)
+        wait_until(lambda: got[-1] == b"left")
+        talk(other, 1)
 
 
 def some_parked() -> leader.Parked:
