@@ -166,8 +166,8 @@ class Dispatch:
     def __init__(self, mailbox: Mailbox) -> None:
         self.mailbox = mailbox
         self.journal = Journal(mailbox.bell, mailbox.events)
-        self._bound: dict[str, tuple[Callback | None, int]] = {
-            name: (None, max(forms)) for name, forms in self.FORMS.items()
+        self._bound: dict[str, tuple[Callback | None, int, Callback | None]] = {
+            name: (None, max(forms), None) for name, forms in self.FORMS.items()
         }
         self._told_full = False
 
@@ -177,8 +177,16 @@ class Dispatch:
         Raises:
             TypeError: it cannot be called in any of its forms.
         """
-        forms = self.FORMS[name]
-        self._bound[name] = (function, 0 if function is None else arity(name, function, forms))
+        count = 0 if function is None else arity(name, function, self.FORMS[name])
+        self._bound[name] = (
+            function,
+            count,
+            function and self._adapted(name, function, count),
+        )  # at once: others read it
+
+    def _adapted(self, name: str, function: Callback, count: int) -> Callback:
+        """What is called in place of a callback with so many arguments."""
+        return function
 
     def assigned(self, name: str) -> Callback | None:
         """The callback of that name."""
@@ -217,7 +225,7 @@ class Dispatch:
         log.info("on_receive gets everything; the copies kept for return_recved_data() reached their limit")
 
 
-def _adapted(receive: Callback, arguments: int) -> Callback:
+def _taking_three(receive: Callback, arguments: int) -> Callback:
     if arguments == 3:
         return receive
     if arguments == 2:
@@ -235,23 +243,16 @@ class ServerDispatch(Dispatch):
         "handle_client": {2: "client_socket, address", 1: "client"},
     }
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        super().__init__(mailbox)
-        self._receive: Callback | None = None  # on_receive, as something that takes client, address and data
-
-    def assign(self, name: str, function: Callback | None) -> None:
-        """See :meth:`Dispatch.assign`."""
-        super().assign(name, function)
-        if name == "on_receive":
-            self._receive = None if function is None else _adapted(function, self._bound[name][1])
+    def _adapted(self, name: str, function: Callback, count: int) -> Callback:
+        return _taking_three(function, count) if name == "on_receive" else function
 
     def delivery(self, client: Server_Client, source: Pausable) -> Callable[[bytes], bool]:
         """What hands a client's items over. It returns whether the source has to pause until they were polled."""
-        mailbox, address = self.mailbox, client.address  # looked up once, not per item
+        bound, mailbox, address = self._bound, self.mailbox, client.address  # looked up once, not per item
         put, make, now = mailbox.put, tuple.__new__, time.time
 
         def deliver(data: bytes) -> bool:
-            receive = self._receive
+            receive = bound["on_receive"][2]
             if receive is None:
                 item = make(ReceivedItem, (client, address, data))
                 item._stamp = now()
@@ -280,7 +281,7 @@ class ServerDispatch(Dispatch):
 
     def handler(self, client: Server_Client) -> Callable[[], object] | None:
         """What runs ``handle_client``, the program's own loop, for this client; None if there is none."""
-        function, count = self._bound["handle_client"]
+        function, count, _ = self._bound["handle_client"]
         if function is None:
             return None
         arguments = (client, client.address) if count == 2 else (client,)
@@ -295,7 +296,7 @@ class ClientDispatch(Dispatch):
     def deliver(self, source: Pausable, data: bytes) -> bool:
         """Hand an item over. Returns whether the source has to pause until it was polled."""
         item = ReceivedBytes(data, time.time())
-        function, _ = self._bound["on_receive"]
+        function = self._bound["on_receive"][0]
         if function is None:
             return self.mailbox.put(source, item, len(data)) and self._has_to_pause(source)
         mailbox = self.mailbox

@@ -58,7 +58,7 @@ from .transport import Stream
 AWAY = 0.005
 """Seconds without progress after which the stand-by does something about it."""
 BUSY = 0.05
-"""The same, where a poller keeps the lead: it handles what came, and would only be slowed down by one more thread."""
+"""The same, where the only poller keeps the lead: it handles what came, and one more thread would slow it down."""
 SLOW = 0.0005
 """Seconds: a callback that takes longer twice in short succession runs in its client's own thread from then on."""
 QUICK = 0.00005
@@ -491,8 +491,8 @@ class ParkingLot:
                     self._rouse_stand_by()
 
     def _ask(self, leader: Term) -> None:
+        self._asked = True
         if not leader.outsider:  # who is no poller gives way
-            self._asked = True
             self.wake()
 
     def _go_on(self, term: Term, while_: Callable[[], bool]) -> None:
@@ -502,6 +502,7 @@ class ParkingLot:
                 term.waits = True
                 events = self._readiness.poll(-1, self._most)
                 term.waits = False
+                self._progress += 1  # before the stand-by looks
                 if self._dozing:
                     self._rouse_stand_by()
                 if term.works:
@@ -634,7 +635,8 @@ class ParkingLot:
             leader = self._leader
             if (now := self._seen()) != seen:
                 seen = now
-                sleeper.gate.acquire(timeout=BUSY if leader is not None and leader.outsider else AWAY)
+                alone = leader is not None and leader.outsider and not self._asked
+                sleeper.gate.acquire(timeout=BUSY if alone else AWAY)
             elif leader is not None and leader.waits:
                 self._doze(sleeper, leader)
             elif self.polled:

@@ -9,7 +9,8 @@
         raise
 
 Taking the lock before the ``try`` would not do: a signal handler may raise between the two (Ctrl-C does), and then
-nobody would ever release it. This is for what cannot raise by itself, or rarely does.
+nobody would ever release it. This is for what cannot raise by itself, or rarely does, and is not called by who holds
+the lock: let_go() could not tell which of the two took it.
 """
 
 from __future__ import annotations

@@ -219,9 +219,9 @@ def test_a_client_that_was_woken_while_it_was_muted_is_looked_at() -> None:
     lot._set_up()
     lot._stand_by = lot._watcher
     ours, theirs = socket.socketpair()
-    stream = SimpleNamespace(socket=ours, buffered=False, has_timeout=lambda: False)
+    stream = SimpleNamespace(socket=ours, has_timeout=lambda: False)
     connection: Any = SimpleNamespace(
-        stream=stream, step=lambda: Step.MORE, share=lambda shared: None, closing=False, waker=None
+        stream=stream, step=lambda: Step.MORE, share=lambda shared: None, has_more=False, waker=None
     )
     with ours, theirs:
         parked = leader.Parked(lot, connection, lambda step: None)
@@ -234,7 +234,7 @@ def test_a_client_that_was_woken_while_it_was_muted_is_looked_at() -> None:
         lot._serve(next_one, lot._readiness.poll(1))
         assert parked.muted
         ours.recv(4)
-        stream.buffered = True
+        connection.has_more = True
         parked.wake()
         former.serving = None
         lot._leave(former)
