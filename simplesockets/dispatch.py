@@ -177,12 +177,11 @@ class Dispatch:
         Raises:
             TypeError: it cannot be called in any of its forms.
         """
-        count = 0 if function is None else arity(name, function, self.FORMS[name])
-        self._bound[name] = (
-            function,
-            count,
-            function and self._adapted(name, function, count),
-        )  # at once: others read it
+        if function is None:
+            self._bound[name] = None, 0, None
+        else:
+            count = arity(name, function, self.FORMS[name])
+            self._bound[name] = function, count, self._adapted(name, function, count)  # in one step: others read it
 
     def _adapted(self, name: str, function: Callback, count: int) -> Callback:
         """What is called in place of a callback with so many arguments."""

@@ -1807,3 +1807,15 @@ def test_every_import_path_gives_the_same_object(path: str, name: str) -> None:
 
 def test_the_package_is_typed() -> None:
     assert pathlib.Path(simplesockets.__file__).with_name("py.typed").exists()
+
+
+def test_a_callback_that_counts_as_false_is_called() -> None:
+    class Received(list[bytes]):
+        def __call__(self, client: object, address: object, data: bytes) -> None:
+            self.append(data)
+
+    received = Received()
+    with running_server(on_receive=received) as server, raw_client(server) as sock:
+        assert server.on_receive is received
+        sock.sendall(b"text")
+        wait_until(lambda: received == [b"text"])
