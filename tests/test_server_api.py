@@ -1810,12 +1810,11 @@ def test_the_package_is_typed() -> None:
 
 
 def test_a_callback_that_counts_as_false_is_called() -> None:
-    class Received(list[bytes]):
+    class Receive(list[bytes]):
         def __call__(self, client: object, address: object, data: bytes) -> None:
-            self.append(data)
+            came.append(data)
 
-    received = Received()
-    with running_server(on_receive=received) as server, raw_client(server) as sock:
-        assert server.on_receive is received
+    came: list[bytes] = []
+    with running_server(on_receive=Receive()) as server, raw_client(server) as sock:
         sock.sendall(b"text")
-        wait_until(lambda: received == [b"text"])
+        wait_until(lambda: came == [b"text"])
