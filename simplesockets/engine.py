@@ -220,6 +220,7 @@ class Engine(abc.ABC):
             self._decide()
 
     def _decide(self) -> None:
+        # Under the lock, whenever any of this changed: it is looked at once per message.
         self._parks = self._lot.polled or (self._shares and len(self._live) > 1)
 
     def _serve(self, life: Life) -> None:
