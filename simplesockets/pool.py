@@ -2,7 +2,7 @@
 
 All connections are parked (leader.py) from the beginning. A thread of the crew (crew.py) goes on with a connection
 that is not like the others: while it is opened, and when it ended; for each step while its callbacks are slow, between
-which it is parked only to be watched; and while it is the only one and has callbacks, until it speaks after others came.
+which it is parked only to be watched; and while it is the only one and has callbacks, until it speaks after others did.
 """
 
 from __future__ import annotations
