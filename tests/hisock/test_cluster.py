@@ -429,7 +429,8 @@ def test_who_came_and_went_meanwhile_is_told_once_afterwards(nodes: Nodes, diale
         nodes.log.leave()
         wait_until(lambda: not cluster_of(nodes.there).connected)
         leaves.socket.close()
-        wait_until(lambda: len(nodes.there) == 0)
+        # its leaving is on the way then, and will be said; what happens from now on waits
+        wait_until(lambda: cluster_of(nodes.there)._exchange._writing.end is None)
         with RawClient(nodes.there.get_addr(), "passes"):
             wait_until(lambda: len(nodes.there) == 1)
         wait_until(lambda: len(nodes.there) == 0)

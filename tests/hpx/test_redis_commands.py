@@ -100,10 +100,10 @@ def test_a_command_that_is_given_before_another_was_heard_is_that_one(
     monkeypatch.setattr(Server, "_told", slow)
     with nodes(1, redis_server.url) as (quick,), nodes(1, redis_server.url, name="slow") as (late,):
         with peer(late, "admin") as other, peer(quick, "admin") as admin:
-            tcp = late._tcp
+            tcp, before = late._tcp, quick._tcp
             admin.ask("serverrestart")
             gate.wait_arrived()
-            wait_until(lambda: quick.running)
+            wait_until(lambda: quick._tcp not in (None, before))
             with looking_at(redis_server) as client:  # as if it were a session that nobody ended
                 assert client.keys("hpx:session:*") == []
             wait_listening(quick)

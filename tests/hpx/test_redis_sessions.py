@@ -375,12 +375,13 @@ def test_connections_that_redis_ended_are_made_anew(redis_server: RedisServer) -
     with nodes(1, redis_server.url) as servers, on_each(servers) as (one,), looking_at(redis_server) as client:
         link = servers[0]._shared._link  # type: ignore[union-attr]
         (spare,) = link._spare
-        client.client_kill_filter(_id=_number_of(client, "evalsha"))
+        client.client_kill_filter(_id=_number_of(client, "eval"))
         assert error_of(one.ask(CALL)) == 0
         assert link._spare != [spare]
 
 
 def _number_of(client: Any, command: str) -> str:
+    # EVALSHA, or EVAL where it was Redis' first of that script
     (found,) = [each["id"] for each in client.client_list() if each["cmd"].startswith(command)]
     assert isinstance(found, str)
     return found
