@@ -63,7 +63,8 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that stands still: any number of reads is a spin."""
+    """A clock that stands still: any number of reads is a spin. What this thread polled before is forgotten."""
+    vars(mailbox_module._threads).clear()
     standing = Clock()
     monkeypatch.setattr(mailbox_module, "time", standing)
     monkeypatch.setattr(mailbox_module, "_now", standing.perf_counter)
