@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from simplesockets import connection, crew, leader, readiness
 from simplesockets.connection import Connection, Step
+from simplesockets.dispatch import ServerDispatch
 from simplesockets.mailbox import Bell, Flag, Mailbox
 from simplesockets.protocol import RawProtocol
 from simplesockets.transport import Stream
@@ -459,3 +461,71 @@ def test_a_signal_handler_that_waits_for_data_in_the_thread_that_leads_gets_it()
 
         wait_until(lambda: lot_of(server).lead(1, handler), "the lead")
         assert came == [b"for the handler"]
+
+
+def test_on_receive_assigned_and_removed_at_once_is_one_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, adapted = Gate(), ServerDispatch._adapted
+    got: list[bytes] = []
+
+    def late(*arguments: Any) -> Any:
+        gate()
+        return adapted(*arguments)
+
+    with running_server() as server, raw_client(server) as sock:
+        monkeypatch.setattr(ServerDispatch, "_adapted", late)
+        assigning = threading.Thread(target=setattr, args=(server, "on_receive", got.append))
+        assigning.start()
+        gate.wait_arrived()
+        server.on_receive = None
+        gate.open()
+        assigning.join(PATIENCE)
+        sock.sendall(b"x")
+        wait_until(lambda: got or server.return_recved_data())
+        assert bool(got) is (server.on_receive is not None)
+
+
+def test_a_leader_that_rouses_the_stand_by_has_something_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_server(on_receive=lambda client, address, data: client.send(data)) as server:
+        with raw_client(server) as one, raw_client(server) as other:
+            park(server, one, other)
+            lot, seen, progress = lot_of(server), [], [0]
+            doze, rouse = lot._doze, lot._rouse_stand_by
+
+            def note_and_doze(*arguments: Any) -> None:
+                progress[0] = lot._progress
+                doze(*arguments)
+
+            def look_and_rouse() -> None:
+                seen.append(lot._progress - progress[0])
+                rouse()
+
+            monkeypatch.setattr(lot, "_doze", note_and_doze)
+            wait_until(lambda: progress[0] and lot._dozing)
+            monkeypatch.setattr(lot, "_rouse_stand_by", look_and_rouse)
+            one.sendall(b"x")
+            assert read_exactly(one, 1) == b"x"
+            assert seen
+            assert seen[0] > 0
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [(False, leader.BUSY), (True, leader.AWAY)])
+def test_the_stand_by_leaves_a_busy_poller_alone_unless_another_one_waits(
+    lot: leader.ParkingLot, asked: bool, seconds: float
+) -> None:
+    looks: list[float] = []
+    stand_by: Any = SimpleNamespace(outcome=None)
+
+    def acquire(timeout: float) -> None:
+        looks.append(timeout)
+        stand_by.outcome = Step.DONE
+
+    stand_by.gate = SimpleNamespace(acquire=acquire)
+    assert lot.lead(0, lambda: False)
+    if asked:
+        lot._terms.add(kept := lot._leader)  # type: ignore[arg-type]
+        assert not lead_elsewhere(lot)
+        lot._terms.discard(kept)
+    lot._stand_by = stand_by
+    lot._watch(stand_by)
+    lot._stand_by = None
+    assert looks == [seconds]
