@@ -23,6 +23,7 @@ from simplesockets import hisock
 from simplesockets.__main__ import parser
 
 from .support.certificates import CA, SERVER
+from .support.programs import free_port
 from .support.waiting import PATIENCE
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -43,12 +44,6 @@ def blocks(language: str) -> list[tuple[str, str]]:
         fences = [fence for fence in FENCE.finditer(document.read_text()) if fence["language"] == language]
         found += [(f"{name}-{number}", fence["code"]) for number, fence in enumerate(fences) if not fence["title"]]
     return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -487,7 +487,6 @@ def test_on_receive_assigned_and_removed_at_once_is_one_of_the_two(monkeypatch: 
 def test_a_leader_that_rouses_the_stand_by_has_something_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
     with running_server(on_receive=lambda client, address, data: client.send(data)) as server:
         with raw_client(server) as one, raw_client(server) as other:
-            park(server, one, other)
             lot, seen, progress = lot_of(server), [], [0]
             doze, rouse = lot._doze, lot._rouse_stand_by
 
@@ -500,6 +499,7 @@ def test_a_leader_that_rouses_the_stand_by_has_something_to_show(monkeypatch: py
                 rouse()
 
             monkeypatch.setattr(lot, "_doze", note_and_doze)
+            park(server, one, other)
             wait_until(lambda: progress[0] and lot._dozing)
             monkeypatch.setattr(lot, "_rouse_stand_by", look_and_rouse)
             one.sendall(b"x")

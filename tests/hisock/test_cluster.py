@@ -14,7 +14,7 @@ import pytest
 from simplesockets.hisock import BackplaneError, ClientInfo, ClientNotFound, GroupNotFound, HiSockServer
 from simplesockets.hisock.backplane import Entry, Row, unpack
 from simplesockets.hisock.groups import Identifier
-from simplesockets.hisock.neighbours import Neighbours
+from simplesockets.hisock.neighbours import Neighbours, Remote
 from simplesockets.timing import Deadline
 
 from ..support.backplane import MemoryBackplane, MemoryLog, cluster_of, wait_met
@@ -56,6 +56,29 @@ def wait_both(nodes: Nodes, *expected: str | None) -> None:
     """Wait until both nodes know that exactly these are connected."""
     wait_names(nodes.here, *expected)
     wait_names(nodes.there, *expected)
+
+
+def wait_announced(nodes: Nodes, count: int) -> None:
+    """Wait until so many clients are ``there`` of whom everybody was told."""
+    others = cluster_of(nodes.here)._others
+    wait_until(lambda: [each.heard_of for each in others.all(()) if isinstance(each, Remote)] == [2] * count)
+
+
+def told_to_ann(nodes: Nodes, ann: RawClient, count: int) -> list[tuple[bytes, str]]:
+    """Of whom else she is told, and what: so often, or more often than that."""
+    told: list[tuple[bytes, str]] = []
+
+    def note(body: bytes) -> None:
+        word, _, about = body.partition(b"{")
+        if word.strip() in (JOINED, LEFT) and (name := json.loads(b"{" + about)["name"]) != "ann":
+            told.append((word.strip(), name))
+
+    while len(told) < count:
+        note(ann.read_body())
+    nodes.here.send_client("ann", "end")
+    while b"end" not in (body := ann.read_body()):
+        note(body)
+    return told
 
 
 # --------------------------------------------------------------------------------------------------------- sending
@@ -249,15 +272,15 @@ def test_clients_hear_who_joins_and_leaves_at_another_node(nodes: Nodes, dialect
 @DIALECTS
 def test_when_a_node_is_closed_its_clients_leave_once(nodes: Nodes, dialect: str) -> None:
     with RawClient(nodes.here.get_addr(), "ann", dialect=dialect) as ann:
+        wait_both(nodes, "ann")
         with RawClient(nodes.there.get_addr(), "bob"), RawClient(nodes.there.get_addr(), "eve"):
             wait_both(nodes, "ann", "bob", "eve")
+            wait_announced(nodes, 2)
             nodes.there.close()
             wait_names(nodes.here, "ann")
-        nodes.here.send_client("ann", "end")
-        told = []
-        while b"end" not in (body := ann.read_body()):
-            told += [body] if body.startswith(LEFT) else []
-        assert len(told) == 2
+        assert sorted(told_to_ann(nodes, ann, 4)) == [
+            (JOINED, "bob"), (JOINED, "eve"), (LEFT, "bob"), (LEFT, "eve")
+        ]  # fmt: skip
 
 
 def test_clients_of_0_hear_of_it_once_its_join_handler_ran(nodes: Nodes) -> None:
@@ -425,7 +448,7 @@ def test_who_came_and_went_meanwhile_is_told_once_afterwards(nodes: Nodes, diale
         wait_both(nodes, "ann")
         leaves = RawClient(nodes.there.get_addr(), "leaves")
         wait_both(nodes, "ann", "leaves")
-        wait_until(lambda: cluster_of(nodes.here)._others.find("leaves", ())[0].heard_of == 2)
+        wait_announced(nodes, 1)
         nodes.log.leave()
         wait_until(lambda: not cluster_of(nodes.there).connected)
         leaves.socket.close()
@@ -439,14 +462,8 @@ def test_who_came_and_went_meanwhile_is_told_once_afterwards(nodes: Nodes, diale
             assert "leaves" in names(nodes.here), "nobody knows better while the backplane is away"
             nodes.log.come_back()
             wait_both(nodes, "ann", "comes")
-            nodes.here.send_client("ann", "end")
-            told = []
-            while b"end" not in (body := ann.read_body()):
-                told += [body]
-    notices = [body.partition(b"{") for body in told if b'"ann"' not in body]
-    assert [(word.strip(), json.loads(b"{" + rest)["name"]) for word, _, rest in notices] == [
-        (JOINED, "leaves"), (LEFT, "leaves"), (JOINED, "comes")
-    ]  # fmt: skip
+            told = told_to_ann(nodes, ann, 3)
+    assert told == [(JOINED, "leaves"), (LEFT, "leaves"), (JOINED, "comes")]
 
 
 def test_the_clients_of_a_node_that_says_nothing_are_gone_and_come_back_with_it() -> None:
@@ -455,6 +472,7 @@ def test_the_clients_of_a_node_that_says_nothing_are_gone_and_come_back_with_it(
         wait_both(nodes, "ann")
         with RawClient(nodes.there.get_addr(), "bob"):
             wait_both(nodes, "ann", "bob")
+            wait_announced(nodes, 1)
             nodes.way_there.before_append = gate
             try:
                 wait_names(nodes.here, "ann")
@@ -463,11 +481,7 @@ def test_the_clients_of_a_node_that_says_nothing_are_gone_and_come_back_with_it(
             finally:
                 gate.open()
             wait_names(nodes.here, "ann", "bob")
-            nodes.here.send_client("ann", "end")
-        bodies = []
-        while b"end" not in (body := ann.read_body()):
-            bodies += [body[:13]] if b'"bob"' in body else []
-        assert [body.startswith(JOINED) for body in bodies] == [True, False, True]
+            assert told_to_ann(nodes, ann, 3) == [(JOINED, "bob"), (LEFT, "bob"), (JOINED, "bob")]
 
 
 def test_a_node_that_is_quiet_keeps_its_clients() -> None:
