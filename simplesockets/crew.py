@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -41,8 +42,8 @@ def effort() -> Effort | None:
     """What the calling thread did so far; None where the system does not tell."""
     if not _COUNTS:
         return None
-    used = getrusage(RUSAGE_THREAD)
-    return Effort(used.ru_utime + used.ru_stime, used.ru_nvcsw)
+    # getrusage() has the seconds, too, but as they were some milliseconds ago.
+    return Effort(time.thread_time(), getrusage(RUSAGE_THREAD).ru_nvcsw)
 
 
 class Crew:
