@@ -157,13 +157,16 @@ def require_proc() -> None:
 
 # Round trips.
 
+WARM_UP = 0.5
+"""Of the time that is measured: before it, and not counted. New connections are slow, and so is a program at first."""
+
 
 def measure_echo(clients: int, size: int, name: str, settings: Settings) -> dict[str, float]:
     require_possible(name)
     if name == "simplesockets-0.4.0-callback" and size > SMALL:
         raise Unavailable("keeps a copy of all it receives for ever: gigabytes within seconds")
     load.open_files(files_for(clients))
-    warmup = min(0.25, settings.seconds / 4)
+    warmup = settings.seconds * WARM_UP
     with load.server(name) as server:
         arguments = (server.port, clients, size, settings.seconds, warmup)
         figures = load.generate("echo", *arguments, seconds=settings.seconds)
@@ -356,7 +359,7 @@ def measure_frames(name: str, settings: Settings) -> dict[str, float]:
 
 def measure_commands(clients: int, name: str, settings: Settings) -> dict[str, float]:
     load.open_files(files_for(clients))
-    warmup = min(0.25, settings.seconds / 4)
+    warmup = settings.seconds * WARM_UP
     with load.server(name) as server:
         arguments = (server.port, clients, SMALL, settings.seconds, warmup)
         return _complete(load.generate("command", *arguments, seconds=settings.seconds))
