@@ -300,6 +300,11 @@ class Connection:
         return self.closing or self.stream.buffered or bool(self._inbox)
 
     @property
+    def has_unread(self) -> bool:
+        """Whether :meth:`receive` has something to give that came already."""
+        return bool(self._inbox) or self.mailbox.holds(self)
+
+    @property
     def over(self) -> bool:
         """Whether the last hook was begun."""
         return not self._unended
@@ -400,6 +405,19 @@ class Connection:
                 data = self._receive_without_reader(size, timeout, until)
             if data is not None:
                 return data
+
+    def save_rest(self) -> None:
+        """Sending failed, and there is no reader: what the other end said before is for :meth:`receive`, all the same.
+        Never waits."""
+        if not self._receive_lock.acquire(blocking=False):
+            return  # somebody receives, and hears it
+        try:
+            while not isinstance(self._error, ProtocolError) and (data := self.stream.receive_waiting(BIG_READ)):
+                self._take_in(data)
+        except OSError:  # now all was read
+            pass
+        finally:
+            self._receive_lock.release()
 
     def _receive_beside_reader(self, size: int | None, timeout: float | None, until: Deadline) -> bytes | None:
         # None: there is no reader (any more).

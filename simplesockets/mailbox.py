@@ -525,6 +525,10 @@ class Mailbox:
         """Whether the source still has to wait."""
         return source in self._paused
 
+    def holds(self, source: Pausable) -> bool:
+        """Whether an item of the source waits."""
+        return source in self._held
+
     def ends_with(self, source: Pausable, data: bytes) -> bool:
         """Whether the newest item of the source, if any is there, is this."""
         with self._lock:
@@ -578,6 +582,8 @@ class Mailbox:
             lock.release()
         except BaseException:
             let_go(lock)
+            if resumed:
+                self._resume(resumed)
             raise
         if resumed:
             self._resume(resumed)
@@ -634,9 +640,14 @@ class Mailbox:
         self._paused -= resumed
         return resumed
 
-    def _resume(self, sources: Iterable[Pausable]) -> None:
-        for source in sources:
-            source.resume()
+    def _resume(self, sources: Collection[Pausable]) -> None:
+        try:
+            for source in sources:
+                source.resume()
+        except BaseException:  # a signal handler raised: whom nobody resumes now stays paused for ever
+            for source in sources:
+                source.resume()
+            raise
 
     def _release(self, source: Hashable, cost: int) -> None:
         held = self._held.get(source, 0)

@@ -30,6 +30,8 @@ from simplesockets import (
 )
 from simplesockets.client import CONNECT_TIMEOUT
 from simplesockets.connection import Connection, Step
+from simplesockets.framing import LengthPrefixFramer
+from simplesockets.protocol import FramedProtocol
 
 from .support.clients import Peer, in_thread, next_item
 from .support.programs import free_port, has_ipv6
@@ -902,6 +904,36 @@ def test_data_that_was_not_read_yet_does_not_hinder_send_data(client: TCPClient,
     assert read_exactly(sock, 4) == b"text"
     assert client.recv_data(timeout=PATIENCE) == b"unread"
     assert client.recv_data(timeout=PATIENCE) == b""
+
+
+@pytest.mark.parametrize("words", [b"last words", bytes(20_000)], ids=len)
+def test_what_came_before_sending_failed_is_received_all_the_same(
+    client: TCPClient, sock: socket.socket, words: bytes
+) -> None:
+    sock.sendall(words)
+    reset(sock)
+    end_of_stream_arrives(client)
+    assert client.send_data(b"text") is False
+    assert flags(client) == ENDED
+    received = b""
+    while data := client.recv_data(timeout=PATIENCE):
+        received += data
+    assert received == words
+    assert isinstance(only_exception(client), ConnectionError)
+
+
+def test_messages_that_came_before_sending_failed_are_received_all_the_same() -> None:
+    client = TCPClient()
+    with raw_listener() as listener:
+        client.setup(*listener.getsockname(), protocol=lambda: FramedProtocol(LengthPrefixFramer()))
+        client.connect()
+        sock, _ = listener.accept()
+        sock.sendall(b"3".ljust(16) + b"one" + b"3".ljust(16) + b"two" + b"5".ljust(16) + b"thre")
+        reset(sock)
+        end_of_stream_arrives(client)
+        assert client.send_data(b"text") is False
+        assert [client.recv_data(timeout=PATIENCE) for _ in range(3)] == [b"one", b"two", b""]
+        client.close()
 
 
 # -------------------------------------------------------------------------------------------------------- callbacks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -55,6 +55,46 @@ def test_a_signal_handler_that_raises_leaves_no_lock_behind(use: str, taken: boo
         with pytest.raises(Interrupted):
             uses[use]()
     assert not is_mine(lock.inner)
+
+
+class Source:
+    """Where items come from; a signal handler raises when the first of all is resumed."""
+
+    resumed: ClassVar[list[Source]] = []
+
+    def resume(self) -> None:
+        self.resumed.append(self)
+        if len(self.resumed) == 1:
+            raise Interrupted
+
+
+def test_a_signal_handler_that_raises_leaves_nobody_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Source, "resumed", [])
+    box = Mailbox(Bell(), client_mark=1)
+    sources = {Source() for _ in range(5)}
+    for source in sources:
+        assert box.put(source, ReceivedBytes(b"text", 0.0), 4)
+    with pytest.raises(Interrupted):
+        box.take_present()
+    assert {*Source.resumed} == sources
+
+
+def test_nor_does_one_that_raises_when_the_lock_was_just_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Released(Lock):
+        def acquire(self) -> bool:
+            return self.inner.acquire()
+
+        def release(self) -> None:
+            self.inner.release()
+            raise Interrupted
+
+    monkeypatch.setattr(Source, "resumed", [Source()])
+    box, source = Mailbox(Bell(), client_mark=1), Source()
+    assert box.put(source, ReceivedBytes(b"text", 0.0), 4)
+    box._lock = Released(True)  # type: ignore[assignment]
+    with pytest.raises(Interrupted):
+        box.take_present()
+    assert Source.resumed[1:] == [source]
 
 
 def test_what_another_thread_holds_stays_its_own() -> None:
