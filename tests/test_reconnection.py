@@ -319,7 +319,7 @@ def test_recv_data_gives_what_came_before_each_loss_and_then_its_end(made: Setup
             reset(sock)
             wait_until(lambda: not client.send_data(b"text"))
         sock = peer.accept()
-    wait_until(lambda: client.event.is_connected)
+        wait_until(lambda: client.event.is_connected)
     sock.sendall(b"3")
     got = [client.recv_data(timeout=PATIENCE) for _ in range(7)]
     assert got == [b"0", b"", b"1", b"", b"2", b"", b"3"]
