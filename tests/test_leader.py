@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from simplesockets import TCPServer, crew, leader, readiness
+from simplesockets import TCPServer, crew, engine, leader, readiness
 from simplesockets.connection import Step
 from simplesockets.crew import effort
 from simplesockets.engine import FIRST_STEPS
@@ -85,6 +85,21 @@ def test_a_client_that_talks_is_parked_and_served_on() -> None:
         park(server, other)
         talk(one, 100)
         talk(other, 100)
+
+
+@pytest.mark.parametrize("callbacks", [{}, {"on_receive": echo}], ids=["polled", "callbacks"])
+def test_in_a_crowd_a_client_is_parked_before_it_says_anything(
+    monkeypatch: pytest.MonkeyPatch, callbacks: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(engine, "CROWD", 1)
+    with running_server(**callbacks) as server, raw_client(server) as one:
+        wait_until(lambda: len(server.clients) == 1)
+        with raw_client(server) as other:
+            wait_until(lambda: len(server.clients) == 2)
+            wait_until(lambda: is_parked(server, other))
+            if callbacks:
+                talk(other)
+                talk(one)
 
 
 @pytest.mark.own_threads
