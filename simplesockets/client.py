@@ -114,7 +114,6 @@ class TCPClient(Endpoint[ClientDispatch]):
         self._connected_at = 0.0
         self._retried: Dial | None = None  # the dial of the latest try to reconnect
         self._let_go: Connection | None = None  # the one that the program ended; all others were lost
-        self._unread: list[Connection] = []  # those that were lost with something in them, oldest first
         self._closed: Connection | None = None  # the one that close() ended
         self._closing: set[int] = set()  # threads that run on_disconnect because of that
         self._unconnected: Socket | None = None
@@ -415,8 +414,8 @@ class TCPClient(Endpoint[ClientDispatch]):
         mistaken = connection is self._let_go and not self._reconnector.active  # both are None before the first
         level = logging.WARNING if mistaken else logging.INFO
         self._dispatch.journal.record(failure, "could not send", level=level)
-        if connection is not None and connection.thread is None and not connection.over:
-            connection.save_rest()
+        if connection is not None and connection.is_unread() and not connection.over and not connection.save_rest():
+            return  # who receives meanwhile notices
         self._lost(connection, failure)
 
     def send_file(
@@ -525,7 +524,7 @@ class TCPClient(Endpoint[ClientDispatch]):
 
         Source: manual.
         """
-        connection = self._oldest_unread() or self._connection
+        connection = self._connection
         try:
             if connection is None:
                 raise ConnectionClosed("this client is not connected; call connect() first")
@@ -543,8 +542,6 @@ class TCPClient(Endpoint[ClientDispatch]):
         else:
             if not data:
                 self._lost(connection, None)
-        if not data:
-            self._was_read(connection)
         if not data and self.event._reconnecting._value:
             self.event._is_connected.read()  # a loop that does nothing else does not burn a core meanwhile
         return ReceivedBytes(data, time.time())
@@ -655,21 +652,6 @@ class TCPClient(Endpoint[ClientDispatch]):
 
     # ----------------------------------------------------------------------------------------------------- inside
 
-    def _note_unread(self, former: Connection | None, *, came_back: bool) -> None:
-        # Under the lock. After a connection that was lost comes the next one, but what came in the former comes first.
-        self._unread = [each for each in self._unread if each.has_unread] if came_back else []
-        if came_back and former is not None and self._dispatch.polled and former.has_unread:
-            self._unread.append(former)
-
-    def _oldest_unread(self) -> Connection | None:
-        with self._lock:
-            return self._unread[0] if self._unread and self._dispatch.polled else None
-
-    def _was_read(self, connection: Connection | None) -> None:
-        with self._lock:
-            if self._unread and self._unread[0] is connection:
-                del self._unread[0]
-
     def _missing(self) -> str | None:
         if self._dial is not None or self._reconnector.active:
             return None
@@ -758,7 +740,6 @@ class TCPClient(Endpoint[ClientDispatch]):
         with self._lock:
             wanted = self._dial is dial and not dial.aborted
             if wanted:
-                self._note_unread(self._connection, came_back=dial is self._retried)
                 self._connection = connection
                 connection.enter(self._ledger)
                 self._connected_at = time.monotonic()

@@ -30,6 +30,7 @@ from typing import Protocol as Interface
 
 from .errors import ConnectionClosed, ProtocolError, SendTimeout
 from .events import Ending
+from .locking import is_mine
 from .mailbox import Mailbox
 from .protocol import Protocol, RawProtocol
 from .stats import Counts, Ledger
@@ -41,6 +42,8 @@ JOIN_LIMIT = 1024 * 1024
 BIG_READ = 120 * 1024
 """Bytes: the read size of a connection from its first full read on. From 128 KiB on C libraries take memory from the
 system for each read, and give it back: that takes half as long again as reading 64 KiB."""
+MOST_SAVED = 8 * 1024 * 1024
+"""Bytes that are saved of what came before sending failed: more than a socket holds."""
 LINGER = 2.0
 """Seconds that the other end has to close after we said goodbye."""
 
@@ -300,11 +303,6 @@ class Connection:
         return self.closing or self.stream.buffered or bool(self._inbox)
 
     @property
-    def has_unread(self) -> bool:
-        """Whether :meth:`receive` has something to give that came already."""
-        return bool(self._inbox) or self.mailbox.holds(self)
-
-    @property
     def over(self) -> bool:
         """Whether the last hook was begun."""
         return not self._unended
@@ -406,18 +404,31 @@ class Connection:
             if data is not None:
                 return data
 
-    def save_rest(self) -> None:
+    def save_rest(self) -> bool:
         """Sending failed, and there is no reader: what the other end said before is for :meth:`receive`, all the same.
-        Never waits."""
-        if not self._receive_lock.acquire(blocking=False):
-            return  # somebody receives, and hears it
+        Never waits.
+
+        Returns:
+            Whether nobody receives at this moment; who does hears of the end, and what came before it.
+        """
+        lock = self._receive_lock
+        if is_mine(lock) or not lock.acquire(blocking=False):  # mine: this is a signal handler
+            return False
         try:
-            while not isinstance(self._error, ProtocolError) and (data := self.stream.receive_waiting(BIG_READ)):
+            if self._has_reader():
+                return False
+            most = self.bytes_in + MOST_SAVED  # where only our own side is over, the other end may go on for ever
+            while not isinstance(self._error, ProtocolError) and self.bytes_in < most:
+                if not (data := self.stream.receive_waiting(BIG_READ)):
+                    break
                 self._take_in(data)
         except OSError:  # now all was read
             pass
+        except Exception as failure:  # a mistake in a protocol
+            self.note_ending("failed", failure)
         finally:
-            self._receive_lock.release()
+            lock.release()
+        return True
 
     def _receive_beside_reader(self, size: int | None, timeout: float | None, until: Deadline) -> bytes | None:
         # None: there is no reader (any more).

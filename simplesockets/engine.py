@@ -35,8 +35,8 @@ FIRST_STEPS = 4
 """Steps of a connection before it is parked (see leader.py): one that comes and goes is not worth it. And so many are
 none that took longer than AWAY: one whose callbacks block would only hold up the others until that was noticed."""
 CROWD = 200
-"""Clients that are there at a time beyond which a new one is parked at once. Thousands of threads that begin to take
-turns keep everybody waiting for seconds."""
+"""Clients that are there at a time beyond which a new one is parked at once, where the program polls: no callback can
+block then, and thousands of threads that begin to take turns keep everybody waiting for seconds."""
 SLOW_STEPS = 64
 """Steps that one whose callback was slow stays out for; twice as many the next time …"""
 MOST_STEPS = 4096
@@ -332,7 +332,7 @@ class ThreadEngine(Engine):
 
     def attach(self, connection: Connection, label: str, work: Callable[[], object] | None = None) -> Life:
         """See :meth:`Engine.attach`."""
-        life = Life(connection, work, FIRST_STEPS if len(self._live) < CROWD else 0)
+        life = Life(connection, work, 0 if self._lot.polled and len(self._live) >= CROWD else FIRST_STEPS)
         name = f"{self._name}-{label}"
         connection.thread = threading.Thread(target=self._run, args=(life,), name=name, daemon=True)
         return life

@@ -19,12 +19,12 @@ A connection gets *out*, that is, a thread of its own goes on with it, when its 
 twice in short succession (it stays out for a while: see engine.py), when it ended, and when the lot is closed; and for
 each step, if it is parked only to be *watched* (see pool.py). Time is no proof: where more threads want to run than
 there are cores, the system interrupts any of them for milliseconds, and each client that is out makes that worse for
-the others. So the callback has to have waited for something the second time, or used the processor for long: for
-:data:`AWAY`, since the interpreter runs one thread at a time, and who computes for less holds up the others from a
-thread of its own just as well. So a client's callbacks run one at a time and in order, in its own thread if they are
-slow, in a shared one if not. Slow ones delay others by milliseconds, two or three times: callbacks are timed one by one
-only after a look at the selector that took long (see _serve_callbacks), and those of whoever is a *suspect*, since the
-lead was lost in one of them, or it was slow once.
+the others. So the callback has to have waited for something the second time, or used the processor for
+:data:`COMPUTING`. (Systems count their own work as the callback's: to send may take a millisecond where the cores are
+someone else's, too.) So a client's callbacks run one at a time and in order, in its own thread if they are slow, in a
+shared one if not. Slow ones delay others by milliseconds, two or three times: callbacks are timed one by one only after
+a look at the selector that took long (see _serve_callbacks), and those of whoever is a *suspect*, since the lead was
+lost in one of them, or it was slow once.
 
 What keeps that true: only who leads steps a connection, and the lead can be taken from a thread that is stuck. Who
 leads first says whom it *serves* and then looks whether it still leads. Who takes the lead does so first and then
@@ -62,6 +62,8 @@ BUSY = 0.05
 """The same, where the only poller keeps the lead: it handles what came, and one more thread would slow it down."""
 SLOW = 0.0005
 """Seconds: a callback that takes longer twice in short succession runs in its client's own thread from then on."""
+COMPUTING = 0.0025
+"""Seconds: one that waits for nothing has to use the processor for so long."""
 QUICK = 0.00005
 """Seconds that a callback takes at most, on average, so that nobody looks for a slow one among them."""
 CONTENTION = 4
@@ -181,7 +183,7 @@ def took_it(before: Effort | None) -> bool:
     """Whether the calling thread waited for something since then, or computed for long, and was not only kept from
     running."""
     now = effort()
-    return before is None or now is None or now.waits > before.waits or now.seconds - before.seconds > AWAY
+    return before is None or now is None or now.waits > before.waits or now.seconds - before.seconds > COMPUTING
 
 
 class Term:

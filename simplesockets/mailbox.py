@@ -525,10 +525,6 @@ class Mailbox:
         """Whether the source still has to wait."""
         return source in self._paused
 
-    def holds(self, source: Pausable) -> bool:
-        """Whether an item of the source waits."""
-        return source in self._held
-
     def ends_with(self, source: Pausable, data: bytes) -> bool:
         """Whether the newest item of the source, if any is there, is this."""
         with self._lock:

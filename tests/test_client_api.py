@@ -27,6 +27,7 @@ from simplesockets import (
     SetupError,
     Socket_Response,
     TCPClient,
+    connection,
 )
 from simplesockets.client import CONNECT_TIMEOUT
 from simplesockets.connection import Connection, Step
@@ -920,6 +921,43 @@ def test_what_came_before_sending_failed_is_received_all_the_same(
         received += data
     assert received == words
     assert isinstance(only_exception(client), ConnectionError)
+
+
+def test_a_thread_that_receives_when_sending_fails_is_not_disturbed(client: TCPClient, sock: socket.socket) -> None:
+    sock.sendall(b"last words")
+    reset(sock)
+    end_of_stream_arrives(client)
+    held, done = threading.Event(), threading.Event()
+
+    def receive() -> None:
+        assert client._connection is not None
+        with client._connection._receive_lock:  # as one who is about to read
+            held.set()
+            assert done.wait(PATIENCE)
+
+    receiving, _ = in_thread(receive)
+    assert held.wait(PATIENCE)
+    assert client.send_data(b"text") is False
+    done.set()
+    receiving.join(PATIENCE)
+    assert [client.recv_data(timeout=PATIENCE) for _ in range(2)] == [b"last words", b""]
+    assert flags(client) == ENDED
+
+
+def test_who_goes_on_sending_when_our_side_is_over_is_not_listened_to_for_ever(
+    client: TCPClient, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MOST_SAVED", 1000)
+    monkeypatch.setattr(connection, "JOIN_LIMIT", connection.BIG_READ)
+    size = 4 * connection.BIG_READ
+    sending, _ = in_thread(lambda: sock.sendall(bytes(size)))
+    sending.join(PATIENCE)
+    client.end_sending()
+    assert client.send_data(b"text") is False
+    received = 0
+    while data := client.recv_data(timeout=PATIENCE):
+        received += len(data)
+    assert 1000 <= received < size
 
 
 def test_messages_that_came_before_sending_failed_are_received_all_the_same() -> None:

@@ -87,19 +87,32 @@ def test_a_client_that_talks_is_parked_and_served_on() -> None:
         talk(other, 100)
 
 
-@pytest.mark.parametrize("callbacks", [{}, {"on_receive": echo}], ids=["polled", "callbacks"])
-def test_in_a_crowd_a_client_is_parked_before_it_says_anything(
-    monkeypatch: pytest.MonkeyPatch, callbacks: dict[str, Any]
-) -> None:
+def test_in_a_crowd_a_polled_client_is_parked_before_it_says_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "CROWD", 1)
-    with running_server(**callbacks) as server, raw_client(server) as one:
+    with running_server() as server, raw_client(server) as one:
         wait_until(lambda: len(server.clients) == 1)
         with raw_client(server) as other:
             wait_until(lambda: len(server.clients) == 2)
             wait_until(lambda: is_parked(server, other))
-            if callbacks:
-                talk(other)
-                talk(one)
+            one.sendall(b"one")
+            other.sendall(b"other")
+            wait_until(lambda: len(server.recved_data) == 2)
+            assert {data for _, _, data in server.return_recved_data()} == {b"one", b"other"}
+
+
+@pytest.mark.own_threads
+def test_in_a_crowd_a_client_with_callbacks_has_its_own_thread_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "CROWD", 0)
+    names: list[str] = []
+
+    def note(client: Any, address: Any, data: bytes) -> None:
+        names.append(threading.current_thread().name)
+        client.send(data)
+
+    with running_server(on_receive=note) as server, raw_client(server) as one, raw_client(server) as other:
+        talk(one, 1)
+        talk(other, 1)
+        assert names == [server.clients[sock.getsockname()].thread.name for sock in (one, other)]  # type: ignore[union-attr]
 
 
 @pytest.mark.own_threads
@@ -184,7 +197,7 @@ def test_a_callback_is_slow_if_its_thread_worked_or_waited_and_not_if_it_was_onl
     time.sleep(0.001)
     assert leader.took_it(before)
     before = effort()
-    compute(2 * leader.AWAY)
+    compute(2 * leader.COMPUTING)
     assert leader.took_it(before)
     parked, standing = some_parked(), effort()
     monkeypatch.setattr(leader, "effort", lambda: standing)
@@ -195,7 +208,7 @@ def test_a_callback_is_slow_if_its_thread_worked_or_waited_and_not_if_it_was_onl
 def test_what_a_thread_did_before_a_quick_callback_is_not_the_callbacks() -> None:
     took = 0
     for _ in range(50):
-        compute(leader.AWAY)
+        compute(2 * leader.COMPUTING)
         took += leader.took_it(effort())
     assert took < 10
 

@@ -304,41 +304,6 @@ def test_what_came_before_the_loss_can_be_fetched_afterwards(made: Setup, peer: 
     assert client.return_recved_data() == [b"before", b"after"]
 
 
-@pytest.mark.parametrize("autorecv", [True, False])
-def test_recv_data_gives_what_came_before_each_loss_and_then_its_end(made: Setup, peer: Peer, autorecv: bool) -> None:
-    client = made()
-    if not autorecv:
-        client.autorecv()
-    sock = joined(peer, client)
-    for number in range(3):
-        sock.sendall(b"%d" % number)
-        if autorecv:
-            wait_until(lambda number=number: client._mailbox.depth()[0] > number)  # type: ignore[misc]
-            sock.close()
-        else:
-            reset(sock)
-            wait_until(lambda: not client.send_data(b"text"))
-        sock = peer.accept()
-        wait_until(lambda: client.event.is_connected)
-    sock.sendall(b"3")
-    got = [client.recv_data(timeout=PATIENCE) for _ in range(7)]
-    assert got == [b"0", b"", b"1", b"", b"2", b"", b"3"]
-
-
-def test_connecting_by_hand_makes_recv_data_begin_anew(made: Setup, peer: Peer) -> None:
-    client = made()
-    sock = joined(peer, client)
-    sock.sendall(b"old")
-    wait_until(client._mailbox.has_items)
-    sock.close()
-    peer.accept()
-    wait_until(lambda: client.event.is_connected)
-    client.disconnect()
-    joined(peer, client).sendall(b"new")
-    assert client.recv_data(timeout=PATIENCE) == b"new"
-    assert [bytes(each) for each in client.return_recved_data()] == [b"old"]
-
-
 def test_an_encrypted_connection_comes_back_encrypted(peer: Peer) -> None:
     context = certificates.server_side()
     client = SecureClient()
