@@ -202,7 +202,7 @@ def test_a_former_leader_does_not_hide_that_nobody_waits(monkeypatch: pytest.Mon
 
 def test_a_poller_that_was_held_up_before_it_waits_survives_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system interrupts a poller just before it waits, and meanwhile everything is closed."""
-    held = Gate()
+    held, closed = Gate(), threading.Event()
     failures: list[BaseException] = []
     with running_server() as server, raw_client(server) as sock:
         poller = poll_in_background(server)
@@ -220,7 +220,7 @@ def test_a_poller_that_was_held_up_before_it_waits_survives_close(monkeypatch: p
 
         def read() -> None:
             try:
-                for _ in range(40):
+                while not closed.is_set():
                     server.event.new_data  # noqa: B018
             except BaseException as failure:
                 failures.append(failure)
@@ -230,6 +230,7 @@ def test_a_poller_that_was_held_up_before_it_waits_survives_close(monkeypatch: p
         held.wait_arrived()
         sock.close()
         server.close()
+        closed.set()
         held.open()
         reader.join(PATIENCE)
     assert not failures
