@@ -11,8 +11,8 @@ How a connection ends, exactly once and in order: its ``opened`` hook, then its 
   see transport.py.)
 * ``disconnect`` is the same, and the ``ended`` hook does not wait for the reader, which may be asleep in the socket,
   unless the reader is in the middle of a callback: then it runs the hook as soon as the callback returned.
-  Who is it? The reader sets ``_dispatching`` and then looks at ``closing``; ``disconnect`` sets ``closing`` and then
-  looks at ``_dispatching``. So at least one of them sees the other, and ``_unended`` lets only one go first.
+  Who is it? The reader sets ``served_by`` and then looks at ``closing``; ``disconnect`` sets ``closing`` and then
+  looks at ``served_by``. So at least one of them sees the other, and ``_unended`` lets only one go first.
 """
 
 from __future__ import annotations
@@ -98,7 +98,6 @@ class Connection:
         "_busy_at",
         "_deliver",
         "_delivering",
-        "_dispatching",
         "_ended",
         "_error",
         "_feeding",
@@ -126,6 +125,7 @@ class Connection:
         "read_at",
         "reading",
         "send",
+        "served_by",
         "stream",
         "thread",
         "waker",
@@ -159,7 +159,7 @@ class Connection:
         self._receive_lock = threading.RLock()  # one thread at a time reads where there is no reader; held across I/O
         self._delivering: bytes | None = None  # taken out of _inbox, and not delivered for sure
         self._feeding = False  # the protocol is being fed
-        self._dispatching = 0  # the number of the thread that runs hooks; 0 while none does
+        self.served_by = 0  # the number of the thread that runs hooks, and stores items; 0 while none does
         self._unended = [True]  # who pops it runs the ended hook
         self._goodbye = Deadline(None, 0.0)
         self.send: Callable[[bytes], None] = stream.send_all if self._raw else self._send_encoded
@@ -200,13 +200,13 @@ class Connection:
         """Run the first hook."""
         with self._receive_lock:  # who received while there was no reader gets the item that it waits for
             pass
-        self._dispatching = threading.get_ident()
+        self.served_by = threading.get_ident()
         try:
             if not self.closing:
                 self._opened()
         finally:
             self._begun = True
-            self._dispatching = 0
+            self.served_by = 0
 
     def step(self) -> Step:
         """Read what is there (waiting for it, if the socket is in blocking mode), feed it, dispatch the items."""
@@ -221,7 +221,7 @@ class Connection:
                 return self._not_read(failure)
         try:  # from here on nothing that was read gets lost
             self.read_at = _now()
-            self._dispatching = _get_ident()
+            self.served_by = _get_ident()
             if self.closing:
                 return _DONE
             if data and (size := len(data)) < self._short and self.reading and not self._inbox:
@@ -243,7 +243,7 @@ class Connection:
             self._make_up_for(data)
             raise
         finally:
-            self._dispatching = 0
+            self.served_by = 0
 
     def finish(self) -> None:
         """The last thing a reader does: run the last hook, see the peer off, close the socket."""
@@ -271,12 +271,12 @@ class Connection:
 
     def serve(self, work: Callable[[], object]) -> None:
         """Run the program's own loop for this client, as one long hook, then hang up."""
-        self._dispatching = threading.get_ident()
+        self.served_by = threading.get_ident()
         try:
             if not self.closing:
                 work()
         finally:
-            self._dispatching = 0
+            self.served_by = 0
         self.hang_up("handler returned")
 
     def turn(self, reading: bool) -> bool:
@@ -314,12 +314,12 @@ class Connection:
 
     def is_served_here(self) -> bool:
         """Whether the calling thread is in one of this connection's hooks."""
-        return self._dispatching == threading.get_ident()
+        return self.served_by == threading.get_ident()
 
     def idle_since(self, now: float) -> float:
         """Since when nothing came that could have come: not before the first hook ran, while a callback runs, or while
         the mailbox is full or nobody reads. Somebody has to ask now and then, and gives the time (of perf_counter)."""
-        if not self._waits_here and (self._dispatching or self._cannot_be_idle()):
+        if not self._waits_here and (self.served_by or self._cannot_be_idle()):
             self._busy_at = now
         return max(self.read_at, self._busy_at)
 
@@ -359,7 +359,7 @@ class Connection:
     def disconnect(self, linger: float = LINGER) -> None:
         """Hang up, and do not let the last hook wait for a reader that sleeps."""
         self.hang_up(linger=linger)
-        if not self._dispatching:
+        if not self.served_by:
             self.end()
 
     def end(self) -> None:
@@ -501,10 +501,12 @@ class Connection:
             self._take_in(data)
         if not self.reading:
             return self._keep(data)
-        full = False
-        while self._inbox and not self.closing:
-            self._delivering = self._inbox.popleft()
-            full = self._deliver(self._delivering) or full
+        full, inbox = False, self._inbox
+        while inbox and not self.closing:
+            self._delivering = item = inbox.popleft()
+            deliver = self._deliver
+            if deliver(item):
+                full = True
             self._delivering = None
         if self._error is not None:
             raise self._error
@@ -536,15 +538,16 @@ class Connection:
                 self._inbox.append(data)
             return
         self._feeding = True
-        waiting = len(self._inbox)
+        inbox, protocol = self._inbox, self.protocol
+        waiting = len(inbox)
         try:
-            self._inbox.extend(self.protocol.feed(data) if data else self.protocol.feed_eof())
+            inbox.extend(protocol.feed(data) if data else protocol.feed_eof())
             self._feeding = False
         except ProtocolError as failure:
             self._error = failure
             self._feeding = False
-        self.messages_in += len(self._inbox) - waiting
-        reply = self.protocol.data_to_send()
+        self.messages_in += len(inbox) - waiting
+        reply = protocol.data_to_send()
         try:
             if reply:
                 self.stream.send_all(reply)

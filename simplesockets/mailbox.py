@@ -28,9 +28,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from datetime import datetime
-from typing import Protocol, SupportsIndex, TypeVar
+from typing import Any, Protocol, SupportsIndex, TypeVar
 
 from .events import EXCEPTION, RECEIVED, Event, ReceivedBytes, ReceivedItem
 from .locking import let_go
@@ -230,11 +231,12 @@ class Bell:
         while True:
             if deadline is not None and (left := deadline.left(time.monotonic())) == 0:
                 return found
-            self._wait(HEED if left is None else min(left, HEED), ready)
+            self.wait(HEED if left is None else min(left, HEED), ready)
             if found is not None or ready():
                 return found
 
-    def _wait(self, timeout: float, ready: Callable[[], bool]) -> None:
+    def wait(self, timeout: float, ready: Callable[[], bool]) -> None:
+        """Wait once: until somebody rings, or for ``timeout`` seconds at most; not if it is ``ready``."""
         leader = self.leader  # once: close() takes it away
         if leader is None or not leader.lead(timeout, ready):
             _this_thread().sleep((self,), timeout, ready)
@@ -310,14 +312,14 @@ class Flag:
         if self.hint is not None:
             self.hint()
         if len(thread.reads) == 1:  # by far the most frequent case, worth its own way
-            self._bell._wait(LONGEST_WAIT, self._is_settled)
+            self._bell.wait(LONGEST_WAIT, self._is_settled)
             return
         for flag in [flag for flag in list(thread.reads) if flag._bell.closed]:
             thread.reads.pop(flag, None)  # nothing comes from there any more
         if not thread.has_news():
             bells = {flag._bell for flag in list(thread.reads)}
             if len(bells) == 1:
-                bells.pop()._wait(LONGEST_WAIT, thread.has_news)
+                bells.pop().wait(LONGEST_WAIT, thread.has_news)
             else:
                 thread.sleep(bells, LONGEST_WAIT, thread.has_news)
         thread.note_news()
@@ -450,6 +452,9 @@ Item = ReceivedItem | ReceivedBytes
 class Pausable(Hashable, Protocol):
     """Where items come from: something that stopped reading when the mailbox was full, and can go on."""
 
+    served_by: int
+    """The number of the thread that stores them."""
+
     def resume(self) -> None:
         """There is room again."""
 
@@ -478,6 +483,9 @@ class Mailbox:
         self.total = 0
         """Bytes that all items take, with what they cost beside their content."""
         self._paused: set[Pausable] = set()
+        self.straight: tuple[int, deque[Any]] | None = None
+        """Set by a thread that waits, and will fetch all there is: its number, and where it puts that. What it reads
+        itself meanwhile goes there straight away, unless older items wait here."""
 
     def put(self, source: Pausable, item: Item, size: int) -> bool:
         """Store an item of ``size`` bytes, raise the flag, wake the pollers.
@@ -485,8 +493,12 @@ class Mailbox:
         Returns:
             Whether the source has to pause; :meth:`Pausable.resume` tells it when to go on.
         """
-        cost, lock = size + ITEM_COST, self._lock
         item.source = source
+        straight = self.straight
+        if straight is not None and straight[0] == source.served_by and not self._items:
+            straight[1].append(item)
+            return False
+        cost, lock = size + ITEM_COST, self._lock
         try:
             lock.acquire()
             self._items.append(item)
@@ -527,8 +539,10 @@ class Mailbox:
 
     def ends_with(self, source: Pausable, data: bytes) -> bool:
         """Whether the newest item of the source, if any is there, is this."""
+        straight = self.straight
         with self._lock:
-            newest = next((item for item in reversed(self._items) if item.source is source), None)
+            stored = [*self._items] or ([] if straight is None else [*straight[1]])
+        newest = next((item for item in reversed(stored) if getattr(item, "source", None) is source), None)
         return newest is not None and newest.response == data
 
     def resume_all(self) -> None:

@@ -353,7 +353,7 @@ def echo(client: Server_Client, received: bytes) -> None:
 def settle(client: Server_Client) -> None:
     """Wait until no callback of it runs, nor one is due."""
     connection = client._connection
-    wait_until(lambda: connection._begun and not connection._dispatching, "the callback's end")
+    wait_until(lambda: connection._begun and not connection.served_by, "the callback's end")
 
 
 def ask(sock: socket.socket, question: bytes = b"still there?") -> None:

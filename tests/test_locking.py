@@ -61,6 +61,7 @@ class Source:
     """Where items come from; a signal handler raises when the first of all is resumed."""
 
     resumed: ClassVar[list[Source]] = []
+    served_by = 0
 
     def resume(self) -> None:
         self.resumed.append(self)

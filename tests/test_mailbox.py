@@ -11,6 +11,7 @@ import pickle
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, cast
@@ -675,8 +676,9 @@ def test_the_bell_rings_under_no_lock() -> None:
 class Source:
     """Where items come from."""
 
-    def __init__(self, name: str = "source") -> None:
+    def __init__(self, name: str = "source", served_by: int = 0) -> None:
         self.name = name
+        self.served_by = served_by
         self.resumed = 0
 
     def resume(self) -> None:
@@ -742,6 +744,33 @@ def test_the_flag_and_the_event_say_whether_there_is_data() -> None:
     assert (box.new_data.read(), list(box.events)) == (True, [RECEIVED])
     box.take_all()
     assert (box.new_data.read(), is_announced(box)) == (False, False)
+
+
+def test_what_who_waits_reads_itself_goes_straight_to_its_place() -> None:
+    box, mine, other = Mailbox(Bell()), Source("mine", served_by=1), Source("other", served_by=2)
+    place: deque[Any] = deque()
+    box.straight = 1, place
+    assert not put(box, mine, b"first")
+    assert (box.new_data.read(), is_announced(box), box.depth()) == (False, False, (0, 0))
+    put(box, other, b"of another thread")
+    put(box, mine, b"after it")
+    assert ([each.response for each in place], taken(box)) == ([b"first"], [b"of another thread", b"after it"])
+    put(box, mine, b"last")
+    assert [each.response for each in place] == [b"first", b"last"]
+    box.straight = None
+    put(box, mine, b"nobody waits")
+    assert (taken(box), len(place)) == ([b"nobody waits"], 2)
+
+
+def test_what_went_straight_counts_as_stored() -> None:
+    box, mine, other = Mailbox(Bell()), Source("mine", served_by=1), Source("other", served_by=2)
+    place: deque[object] = deque([object()])
+    box.straight = 1, place
+    put(box, mine, b"data")
+    place.append(object())
+    assert box.ends_with(mine, b"data")
+    assert not box.ends_with(mine, b"other data")
+    assert not box.ends_with(other, b"data")
 
 
 @pytest.mark.parametrize(

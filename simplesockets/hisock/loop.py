@@ -3,7 +3,8 @@
 Receiving goes on in the background (the threads of the TCPServer or TCPClient that is held), so nothing here has to
 keep up. What was received comes in two stages, both under one lock:
 
-* *fetched*: taken out of the mailbox into ``_inbound``, in the order in which it came;
+* *fetched*: taken out of the mailbox into ``_inbound``, in the order in which it came; what the loop's thread reads
+  itself, while it waits, comes there without a mailbox (and without the lock);
 * *routed*: given to whom it belongs. What needs the program's code becomes a call in ``_calls``; a message that
   somebody waits for in ``recv`` goes there; what nobody wants is kept for a later ``recv``.
 
@@ -34,9 +35,10 @@ from typing_extensions import TypeVarTuple, Unpack
 
 from ..engine import is_nested
 from ..errors import BusyError, LifecycleError, SetupError
+from ..locking import let_go
 from ..mailbox import ITEM_COST, TOTAL_MARK, Mailbox
 from ..stats import Stats
-from ..timing import Deadline
+from ..timing import HEED, Deadline
 from ..tls import check_context, client_context, server_context
 from ..transport import check_port
 from .casting import Cast, cast_for
@@ -229,6 +231,7 @@ class HiSockLoop(ABC, Generic[Item]):
         self._waiters: list[Waiter] = []
         self._kept = KeptMessages()
         self._loop_thread: int | None = None  # the number of the thread in a pass of the loop, or in start()
+        self._straight: tuple[int, deque[Item]] | None = None  # for the mailbox, while that waits
         self._threads: set[threading.Thread] = set()  # of threaded handlers
         self._error_handler: ErrorHandler | None = None
         self._name = "simplesockets-hisock"
@@ -312,30 +315,45 @@ class HiSockLoop(ABC, Generic[Item]):
     def _pass(self, wait: bool) -> None:
         # Wait for something to do (or not), and do all that was there then.
         if wait:
-            if self._bell.wait_for(self._has_work, None):
-                self._work()
+            self._await_work()
+            self._work()
         elif self._has_work():
             self._work()
         else:
             self._mailbox.new_data.idle()  # a loop that does nothing else should not burn a core
 
-    def _has_work(self) -> bool | None:
-        # Asked again and again, so without the lock: who adds something rings afterwards. None is "wait".
-        if self._mailbox.has_items() or self._inbound or self._calls or self._ends or self.closed:
+    def _await_work(self) -> None:
+        # What this thread reads itself while it waits needs no mailbox: nobody else fetches.
+        mailbox, bell = self._mailbox, self._bell
+        mailbox.straight = self._straight
+        try:
+            while not self._has_work():
+                bell.wait(HEED, self._has_work)
+        finally:
+            mailbox.straight = None
+
+    def _has_work(self) -> bool:
+        # Asked again and again, so without the lock: who adds something rings afterwards.
+        if self._inbound or self._mailbox.has_items() or self._calls or self._ends or self.closed:
             return True
-        return None
+        return self._bell.closed
 
     def _work(self) -> None:
-        calls, inbound = self._calls, self._inbound
+        calls, inbound, lock = self._calls, self._inbound, self._lock
         fetch = not (calls or inbound)
         while True:
-            with self._lock:
+            try:
+                lock.acquire()
                 if fetch:
                     self._fetch()
                     fetch = False
                 if inbound and not calls:
                     self._route(inbound.popleft())
                 due = calls.popleft() if calls else None
+                lock.release()
+            except BaseException:
+                let_go(lock)
+                raise
             if due is not None:
                 function, arguments = due
                 function(*arguments)
@@ -632,6 +650,7 @@ class _Turn:
             if self._before not in (None, me):
                 raise BusyError("another thread runs this loop already; only one can")
             loop._loop_thread = me
+            loop._straight = me, loop._inbound
 
     def __exit__(self, *_: object) -> None:
         loop = self._loop

@@ -396,7 +396,7 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         """
         with self._lock:
             outboxes = list(self._outboxes.values())
-            inbound = [item[2] for item in self._inbound if not isinstance(item, Server_Client)]
+            inbound = [item[2] for item in self._inbound.copy() if not isinstance(item, Server_Client)]
         return self._with_loop(self._tcp.stats(), inbound, sum(outbox.pending for outbox in outboxes))
 
     def client_stats(self) -> list[ClientStats]:

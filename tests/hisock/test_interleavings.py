@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Optional
 
@@ -32,6 +33,11 @@ from ..support.waiting import PATIENCE, Gate, is_held, wait_until
 from .running import RawClient, client, framed, looping, pass_until, server, wait_names
 
 pytestmark = pytest.mark.usefixtures("either_engine")
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C is: raised by a signal handler."""
+
 
 # ---------------------------------------------------------------------------------------- what a client may send
 
@@ -257,6 +263,40 @@ def test_an_answer_that_came_during_the_last_pass_is_not_slept_through() -> None
         passing.join(PATIENCE)
         assert found.get(timeout=PATIENCE / 4).name == "ann"  # nobody makes another pass
         asking.join(PATIENCE)
+
+
+class _Interrupting(deque[Any]):
+    """A signal handler raises when a message was put here. A message that is fetched from the mailbox does not come by
+    ``append``."""
+
+    raised = 0
+
+    def append(self, item: Any) -> None:
+        super().append(item)
+        if not self.raised and isinstance(item, tuple) and b"$CMD$" in item[2]:
+            self.raised += 1
+            raise Interrupted
+
+
+def test_what_an_interrupted_loop_just_read_comes_once() -> None:
+    with server(loop=False) as serving, RawClient(serving.get_addr()) as raw:
+        came: list[int] = []
+        serving.on("number")(lambda info, message: came.append(int(message)))
+        inbound = serving._inbound = _Interrupting()
+        sent: list[int] = []
+        while not inbound.raised and len(sent) < 5000:  # until this thread reads it itself
+            _send_next(raw, sent)
+            with contextlib.suppress(Interrupted):
+                pass_until(serving.run, lambda: len(came) == len(sent))
+        assert inbound.raised
+        _send_next(raw, sent)
+        pass_until(serving.run, lambda: len(came) >= len(sent))
+        assert came == sent
+
+
+def _send_next(raw: RawClient, sent: list[int]) -> None:
+    sent.append(len(sent))
+    raw.send_command("number", str(sent[-1]).encode())
 
 
 def test_a_lookup_that_could_not_be_asked_takes_nobodys_answer() -> None:

@@ -177,7 +177,7 @@ def test_an_idle_client_of_the_first_generation_is_let_go(monkeypatch: pytest.Mo
     ):
         wait_names(serving, "old")
         idle = member(serving, "old").client
-        wait_until(lambda: not idle._connection._dispatching, "the hello's delivery to end")
+        wait_until(lambda: not idle._connection.served_by, "the hello's delivery to end")
         clock.now += 2 * SHORT
         assert raw.at_end()
         raw.socket.close()

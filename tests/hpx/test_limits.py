@@ -42,7 +42,7 @@ def test_an_idle_connection_ends_and_its_session_lives_on(monkeypatch: pytest.Mo
             tcp = server._tcp
             assert tcp is not None
             (client,) = tcp.clients.values()
-            wait_until(lambda: not client._connection._dispatching, "the server to wait for the next message")
+            wait_until(lambda: not client._connection.served_by, "the server to wait for the next message")
             now += 2 * SHORT
             assert idle.is_over()
         with peer(server) as back:
