@@ -74,6 +74,11 @@ class Hello(NamedTuple):
     group: str | None
 
 
+@functools.lru_cache(maxsize=256)  # programs have few commands, and use them often
+def _before_content(modern: bool, command: str) -> bytes:
+    return COMMAND + command.encode() + CONTENT if modern else command.encode() + b" "
+
+
 class Dialect:
     """The messages of one generation.
 
@@ -85,7 +90,6 @@ class Dialect:
         self.version = version
         self.modern = version == "2.x"
         self._gap = b"" if self.modern else b" "
-        self._command = COMMAND + b"%b" + CONTENT + b"%b" if self.modern else b"%b %b"
 
     def __repr__(self) -> str:
         return f"<dialect {self.version}>"
@@ -108,7 +112,7 @@ class Dialect:
         Raises:
             ValueError: the text is not valid Unicode.
         """
-        return self._command % (name.encode(), content)
+        return _before_content(self.modern, name) + content
 
     def answer(self, found: dict[str, object]) -> bytes:
         """The answer to a look-up."""
@@ -201,7 +205,7 @@ def check_command(name: object) -> None:
     _check_name(name)
 
 
-@functools.lru_cache(maxsize=256)  # programs have few commands, and use them often
+@functools.lru_cache(maxsize=256)
 def _check_name(name: str) -> None:
     if not name:
         raise ValueError("a command needs a name; raw content without one is sent by the raw methods")
