@@ -31,7 +31,8 @@ _MOST_DIGITS = 18
 """More digits than any limit has; int() refuses thousands, and takes long for hundreds."""
 
 
-# The same lengths come again and again, and to look one up takes a third of the time of reading or writing it.
+# The same lengths come again and again, and to look one up takes a third of the time of reading or writing it. (Not for
+# subclasses, which may be equal and different nevertheless.)
 
 
 @lru_cache(1024)
@@ -109,7 +110,7 @@ class LengthPrefixFramer(_Stream):
         Raises:
             InvalidHeader: it does not say one.
         """
-        return _length_in(header if type(header) is bytes else bytes(header))
+        return _length_in(header) if type(header) is bytes else _length_in.__wrapped__(header)
 
     def write_header(self, size: int) -> bytes:
         """The header of a frame of ``size`` bytes.
@@ -117,7 +118,7 @@ class LengthPrefixFramer(_Stream):
         Raises:
             ValueError: the header is too short for that number.
         """
-        return _header_of(size, self.header_size)
+        return (_header_of if type(size) is int else _header_of.__wrapped__)(size, self.header_size)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Take what was received; give the frames that it completes."""

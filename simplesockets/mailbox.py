@@ -541,7 +541,7 @@ class Mailbox:
         """Whether the newest item of the source, if any is there, is this."""
         straight = self.straight
         with self._lock:
-            stored = [*self._items] or ([] if straight is None else [*straight[1]])
+            stored = [*(() if straight is None else straight[1]), *self._items]
         newest = next((item for item in reversed(stored) if getattr(item, "source", None) is source), None)
         return newest is not None and newest.response == data
 

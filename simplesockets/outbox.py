@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-from .locking import let_go
 from .mailbox import mark_own_thread
 from .timing import Standstill
 from .transport import LOOKS, Stream, Waker
@@ -74,41 +73,28 @@ class Outbox:
         Returns:
             Whether it was accepted; not, if the connection is over or too much waits already.
         """
-        lock, full = self._lock, False
-        try:
-            lock.acquire()
+        with self._lock:
             if self._closed:
-                lock.release()
                 return False
             self.stream.messages_out += 1
             # A signal handler may post while its thread is just sending; and others may wait: then this comes after.
-            first = not (self._waiting or self._sending)
+            first = not self._waiting and not self._sending
             rest = self._try(frame) if first else frame
-            if rest is not None:
-                full = self._keep(rest, first)
-            lock.release()
-        except BaseException:
-            let_go(lock)
-            raise
-        if rest is None:
-            return True
+            if rest is None:
+                return True
+            if first:
+                self._waiting.appendleft(rest)
+            else:
+                self._waiting.append(rest)
+            self._size += len(rest)
+            full = self._size - len(self._waiting[0]) > self.limit
+            if full:
+                self._discard()
         if full:
             self._overflow()
         elif first or self._courier.starved:
             self._courier.watch(self)
         return not full
-
-    def _keep(self, rest: bytes | memoryview, first: bool) -> bool:
-        # Under the lock. Gives whether that is too much.
-        if first:
-            self._waiting.appendleft(rest)
-        else:
-            self._waiting.append(rest)
-        self._size += len(rest)
-        full = self._size - len(self._waiting[0]) > self.limit
-        if full:
-            self._discard()
-        return full
 
     def _try(self, frame: bytes) -> bytes | memoryview | None:
         # Under the lock, with nothing waiting. Gives what is left of it.

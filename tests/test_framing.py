@@ -408,3 +408,25 @@ def test_many_tiny_frames_cost_the_same_per_byte_however_they_come(
     stream = frame * (LARGE // len(frame))
     pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
     assert len(stream) < work.of(make, pieces) < 16 * len(stream)
+
+
+class _Seven(int):
+    """Equal to 5, for those who ask."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash(5)
+
+
+def test_lengths_that_only_seem_equal_have_their_own_header() -> None:
+    framer = LengthPrefixFramer(4)
+    assert framer.write_header(5) == b"5   "
+    assert framer.write_header(_Seven(7)) == b"7   "
+    assert framer.write_header(1) == framer.write_header(True) == b"1   "
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_header_is_read_whatever_holds_its_bytes(kind: Callable[[bytes], bytes]) -> None:
+    assert LengthPrefixFramer(4).read_header(kind(b"5   ")) == 5

@@ -771,6 +771,10 @@ def test_what_went_straight_counts_as_stored() -> None:
     assert box.ends_with(mine, b"data")
     assert not box.ends_with(mine, b"other data")
     assert not box.ends_with(other, b"data")
+    put(box, other, b"from another thread")
+    assert box.ends_with(mine, b"data")
+    put(box, mine, b"later")
+    assert not box.ends_with(mine, b"data")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ from typing_extensions import TypeVarTuple, Unpack
 
 from ..engine import is_nested
 from ..errors import BusyError, LifecycleError, SetupError
-from ..locking import let_go
 from ..mailbox import ITEM_COST, TOTAL_MARK, Mailbox
 from ..stats import Stats
 from ..timing import HEED, Deadline
@@ -339,21 +338,16 @@ class HiSockLoop(ABC, Generic[Item]):
         return self._bell.closed
 
     def _work(self) -> None:
-        calls, inbound, lock = self._calls, self._inbound, self._lock
+        calls, inbound = self._calls, self._inbound
         fetch = not (calls or inbound)
         while True:
-            try:
-                lock.acquire()
+            with self._lock:
                 if fetch:
                     self._fetch()
                     fetch = False
                 if inbound and not calls:
                     self._route(inbound.popleft())
                 due = calls.popleft() if calls else None
-                lock.release()
-            except BaseException:
-                let_go(lock)
-                raise
             if due is not None:
                 function, arguments = due
                 function(*arguments)
@@ -582,6 +576,8 @@ class HiSockLoop(ABC, Generic[Item]):
         return self._await(waiter, timeout)
 
     def _await(self, waiter: Waiter, timeout: float | None) -> bytes | None:
+        if self._is_loop_thread():
+            self._mailbox.straight = None  # in a signal handler that interrupted a pass: _look() has to hold back
         try:
             self._bell.wait_for(lambda: self._look(waiter), timeout)
             self._look(waiter)  # what came before the bell was closed still counts

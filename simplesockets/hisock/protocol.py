@@ -74,11 +74,6 @@ class Hello(NamedTuple):
     group: str | None
 
 
-@functools.lru_cache(maxsize=256)  # programs have few commands, and use them often
-def _before_content(modern: bool, command: str) -> bytes:
-    return COMMAND + command.encode() + CONTENT if modern else command.encode() + b" "
-
-
 class Dialect:
     """The messages of one generation.
 
@@ -90,6 +85,7 @@ class Dialect:
         self.version = version
         self.modern = version == "2.x"
         self._gap = b"" if self.modern else b" "
+        self._command = COMMAND + b"%b" + CONTENT + b"%b" if self.modern else b"%b %b"
 
     def __repr__(self) -> str:
         return f"<dialect {self.version}>"
@@ -112,7 +108,7 @@ class Dialect:
         Raises:
             ValueError: the text is not valid Unicode.
         """
-        return _before_content(self.modern, name) + content
+        return self._command % (name.encode(), content)
 
     def answer(self, found: dict[str, object]) -> bytes:
         """The answer to a look-up."""
@@ -202,10 +198,17 @@ def check_command(name: object) -> None:
     if not isinstance(name, str):
         advice = '; the decorator takes it: @server.on("chat")' if callable(name) else ""
         raise TypeError(f"a command is text, such as 'chat', not {name!r}{advice}")
-    _check_name(name)
+    if type(name) is str and len(name) <= _KEPT_NAME:
+        _check_name(name)
+    else:
+        _check_name.__wrapped__(name)
 
 
-@functools.lru_cache(maxsize=256)
+_KEPT_NAME = 100
+"""Characters: longer names are looked at each time. They may be another end's, which a program passes on."""
+
+
+@functools.lru_cache(maxsize=256)  # programs have few commands, and use them often
 def _check_name(name: str) -> None:
     if not name:
         raise ValueError("a command needs a name; raw content without one is sent by the raw methods")

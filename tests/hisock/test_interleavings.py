@@ -294,6 +294,14 @@ def test_what_an_interrupted_loop_just_read_comes_once() -> None:
         assert came == sent
 
 
+def test_who_receives_in_a_signal_handler_that_interrupted_the_loop_holds_back() -> None:
+    with server(loop=False) as serving, serving._looping():
+        serving._mailbox.straight = serving._straight  # as while a pass waits
+        with pytest.raises(TimeoutError):
+            serving.recv(timeout=0.01)
+        assert serving._mailbox.straight is None  # so what comes counts, and pauses who sends too much
+
+
 def _send_next(raw: RawClient, sent: list[int]) -> None:
     sent.append(len(sent))
     raw.send_command("number", str(sent[-1]).encode())

@@ -388,3 +388,27 @@ def test_addresses_in_text(text: str, address: tuple[str, int] | None) -> None:
 def test_a_port_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="65535"):
         read_address("127.0.0.1:65536")
+
+
+class _Shouted(str):
+    """Equal to what it is not."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash("chat")
+
+
+def test_long_names_are_not_kept() -> None:
+    before = protocol._check_name.cache_info()
+    protocol.check_command("n" * 1000)
+    with pytest.raises(ValueError, match="reserved"):
+        protocol.check_command("$" + "n" * 1000 + "$")
+    assert protocol._check_name.cache_info() == before
+
+
+def test_names_that_only_seem_equal_are_looked_at() -> None:
+    protocol.check_command("chat")
+    with pytest.raises(ValueError, match="reserved"):
+        protocol.check_command(_Shouted("$chat$"))
