@@ -115,6 +115,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         self._retried: Dial | None = None  # the dial of the latest try to reconnect
         self._let_go: Connection | None = None  # the one that the program ended; all others were lost
         self._closed: Connection | None = None  # the one that close() ended
+        self._closer = 0  # the number of the thread that did; 0 once the client is open again
         self._closing: set[int] = set()  # threads that run on_disconnect because of that
         self._unconnected: Socket | None = None
         self._autorecv = False
@@ -304,7 +305,8 @@ class TCPClient(Endpoint[ClientDispatch]):
         """End the connection (what was sent still arrives) and all threads of this client.
 
         Unfetched data stays to be fetched. May be called from a callback, whose own thread is not waited for, and
-        repeatedly. :meth:`connect` opens the client again, but not in the ``on_disconnect`` that this makes run.
+        repeatedly. :meth:`connect` opens the client again, but not in a callback of the connection that another thread
+        ends so, nor in the ``on_disconnect`` that this makes run.
 
         Args:
             timeout: seconds that all of it takes at most. A thread that the program's code keeps busy for longer is
@@ -318,7 +320,7 @@ class TCPClient(Endpoint[ClientDispatch]):
             unconnected, self._unconnected = self._unconnected, None
             connection, dial = self._part()
             engine, self._engine = self._engine, None
-            self._closed = connection
+            self._closed, self._closer = connection, threading.get_ident()
             self._bell.closed = True  # who connects from now on opens the client again
         if unconnected is not None:
             unconnected.close()
@@ -673,7 +675,7 @@ class TCPClient(Endpoint[ClientDispatch]):
         with self._lock:
             if self._connection is not None and not (self._connection.over or self._connection.closing):
                 return None
-            if threading.get_ident() in self._closing:
+            if self._is_being_closed():
                 raise ConnectionClosed("the client is being closed; connect again after close()")
             rival, lost = self._dial, None
             if episode is None:
@@ -704,6 +706,13 @@ class TCPClient(Endpoint[ClientDispatch]):
             with self._lock:
                 if self._dial is dial:
                     self._dial = None
+
+    def _is_being_closed(self) -> bool:
+        # For the calling thread: what it does in a callback must not undo what another one wants.
+        closed, thread = self._closed, threading.get_ident()
+        if closed is not None and self._closer not in (0, thread) and closed.is_served_here():
+            return True
+        return thread in self._closing
 
     def _secured(self, sock: Socket, dial: Dial) -> Stream:
         context = self._ssl_context
@@ -741,6 +750,7 @@ class TCPClient(Endpoint[ClientDispatch]):
             wanted = self._dial is dial and not dial.aborted
             if wanted:
                 self._connection = connection
+                self._closer = 0
                 connection.enter(self._ledger)
                 self._connected_at = time.monotonic()
                 self._dial = None

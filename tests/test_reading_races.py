@@ -257,6 +257,66 @@ def test_close_is_not_undone_by_an_on_disconnect_that_reconnects(bare: TCPClient
     assert bare.connect()  # afterwards it can be connected again
 
 
+@pytest.mark.parametrize("again", ["connect", "reconnect"])
+def test_close_is_not_undone_by_a_callback_that_runs(bare: TCPClient, peer: Any, again: str) -> None:
+    gate, results = Gate(), list[bool]()
+
+    def connect_again(_: bytes) -> None:
+        gate.arrive()
+        results.append(getattr(bare, again)())
+
+    bare.setup(HOST, peer.port, on_receive=connect_again)
+    assert bare.connect()
+    bare.autorecv()
+    sock = peer.accept()
+    sock.sendall(b"text")
+    gate.wait_arrived()
+    closing, _ = in_thread(bare.close)
+    assert sock.recv(1) == b""  # so close() has said goodbye
+    sock.close()
+    gate.open()
+    closing.join(PATIENCE)
+    wait_until(lambda: results == [False])
+    assert not bare.event.is_connected
+    (record,) = bare.return_exceptions()
+    assert "being closed" in str(record[1])
+    assert bare.connect()  # afterwards it can be connected again
+
+
+def test_a_callback_may_close_and_connect_again(bare: TCPClient, peer: Any) -> None:
+    results = list[bool]()
+
+    def close_and_connect(_: bytes) -> None:
+        bare.close()
+        results.append(bare.connect())
+
+    bare.setup(HOST, peer.port, on_receive=close_and_connect)
+    assert bare.connect()
+    bare.autorecv()
+    peer.accept().sendall(b"text")
+    wait_until(lambda: results == [True])
+    assert bare.event.is_connected
+
+
+def test_a_callback_that_close_left_behind_may_reconnect_who_is_open_again(bare: TCPClient, peer: Any) -> None:
+    gate, results = Gate(), list[bool]()
+
+    def reconnect(_: bytes) -> None:
+        gate.arrive()
+        results.append(bare.reconnect())
+
+    bare.setup(HOST, peer.port, on_receive=reconnect)
+    assert bare.connect()
+    bare.autorecv()
+    peer.accept().sendall(b"text")
+    gate.wait_arrived()
+    bare.close(timeout=0.05)
+    assert bare.connect()
+    gate.open()
+    wait_until(lambda: results == [True])
+    assert bare.event.is_connected
+
+
 # ------------------------------------------------------------------------------------------- threads run out
 
 
