@@ -17,7 +17,6 @@ How a connection ends, exactly once and in order: its ``opened`` hook, then its 
 
 from __future__ import annotations
 
-import enum
 import errno
 import threading
 import time
@@ -30,6 +29,7 @@ from typing import Protocol as Interface
 
 from .errors import ConnectionClosed, ProtocolError, SendTimeout
 from .events import Ending
+from .hotpath import Step, Stepper
 from .locking import is_mine
 from .mailbox import Mailbox
 from .protocol import Protocol, RawProtocol
@@ -48,19 +48,7 @@ LINGER = 2.0
 """Seconds that the other end has to close after we said goodbye."""
 
 
-class Step(enum.Enum):
-    """What an engine does after a step."""
-
-    MORE = "step again when there is something to read"
-    READY = "step: there is something to read"
-    NOTHING = "wait until the socket is readable: it is in a mode in which reading does not wait"
-    PAUSED = "wait until the mailbox has room"
-    STOPPED = "the program turned reading off"
-    DONE = "finish"
-
-
-_MORE, _NOTHING, _PAUSED, _DONE = Step.MORE, Step.NOTHING, Step.PAUSED, Step.DONE  # looked up once
-_get_ident, _now = threading.get_ident, time.perf_counter
+_now = time.perf_counter
 
 
 class Wakeable(Interface):
@@ -82,7 +70,7 @@ class ThreadLike(Interface):
         """Wait until it is not any more, ``timeout`` seconds at most."""
 
 
-class Connection:
+class Connection(Stepper):
     """A stream with a protocol, and where its items go.
 
     Args:
@@ -96,36 +84,24 @@ class Connection:
         "__weakref__",
         "_begun",
         "_busy_at",
-        "_deliver",
         "_delivering",
         "_ended",
         "_error",
         "_feeding",
         "_goodbye",
-        "_inbox",
         "_leaving",
         "_ledger",
         "_opened",
         "_raw",
-        "_read",
-        "_read_flags",
-        "_read_size",
         "_reader_lock",
         "_receive_lock",
-        "_short",
         "_unended",
         "_waits_here",
-        "bytes_in",
-        "closing",
         "ending",
         "kept",
         "mailbox",
-        "messages_in",
         "protocol",
-        "read_at",
-        "reading",
         "send",
-        "served_by",
         "stream",
         "thread",
         "waker",
@@ -206,43 +182,6 @@ class Connection:
                 self._opened()
         finally:
             self._begun = True
-            self.served_by = 0
-
-    def step(self) -> Step:
-        """Read what is there (waiting for it, if the socket is in blocking mode), feed it, dispatch the items."""
-        if self.closing:
-            return _DONE
-        data = None
-        if not self._inbox or not self.reading:
-            try:
-                read = self._read
-                data = read(self._read_size, self._read_flags)
-            except OSError as failure:
-                return self._not_read(failure)
-        try:  # from here on nothing that was read gets lost
-            self.read_at = _now()
-            self.served_by = _get_ident()
-            if self.closing:
-                return _DONE
-            if data and (size := len(data)) < self._short and self.reading and not self._inbox:
-                self.bytes_in += size
-                self.messages_in += 1
-                deliver = self._deliver
-                return _PAUSED if deliver(data) else _MORE  # the short way of nearly all
-            return self._dispatch(data)
-        except ProtocolError as failure:
-            self.note_ending("protocol error", failure)
-            return _DONE
-        except OSError as failure:  # from sending what the protocol had to say
-            self.note_ending("reset", failure)
-            return _DONE
-        except Exception as failure:  # a mistake in a protocol; callbacks' exceptions do not come here
-            self.note_ending("failed", failure)
-            return _DONE
-        except BaseException:  # a signal handler raised, in a thread of the program's that reads for us
-            self._make_up_for(data)
-            raise
-        finally:
             self.served_by = 0
 
     def finish(self) -> None:
@@ -474,9 +413,22 @@ class Connection:
 
     def _not_read(self, failure: OSError) -> Step:
         if isinstance(failure, (BlockingIOError, TimeoutError)) and failure.errno != errno.ETIMEDOUT:
-            return _NOTHING  # of the socket's mode; ETIMEDOUT says that the other end is gone
+            return Step.NOTHING  # of the socket's mode; ETIMEDOUT says that the other end is gone
         self.note_ending("tls" if isinstance(failure, SSLError) else "reset", failure)
-        return _DONE
+        return Step.DONE
+
+    def _went_wrong(self, failure: BaseException, data: bytes | None) -> Step:
+        # In a step, after reading.
+        if not isinstance(failure, Exception):  # a signal handler's, in a thread of the program's that reads for us
+            self._make_up_for(data)
+            raise failure
+        if isinstance(failure, ProtocolError):
+            self.note_ending("protocol error", failure)
+        elif isinstance(failure, OSError):  # from sending what the protocol had to say
+            self.note_ending("reset", failure)
+        else:  # a mistake in a protocol; callbacks' exceptions do not come here
+            self.note_ending("failed", failure)
+        return Step.DONE
 
     def _join(self, data: bytes) -> bytes:
         # A full read: more is there, most likely. Big messages follow big messages, so read big from now on.
@@ -512,8 +464,8 @@ class Connection:
             raise self._error
         if data == b"":
             self.note_ending("peer closed")
-            return _DONE
-        return _PAUSED if full else _MORE
+            return Step.DONE
+        return Step.PAUSED if full else Step.MORE
 
     def _make_up_for(self, data: bytes | None) -> None:
         # What an interrupted step read goes back to the inbox, unless it was stored.
@@ -563,7 +515,7 @@ class Connection:
         if data != b"":  # None: only what was kept was there to deliver
             return Step.STOPPED
         self.note_ending("peer closed")
-        return _DONE
+        return Step.DONE
 
     def _take_stored(self, size: int | None) -> bytes | None:
         # In the order of the stream: what the reader stored, what it kept when reading was turned off, the end.

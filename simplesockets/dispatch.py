@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from .events import EXCEPTION, ClientAddress, ExceptionList, ExceptionRecord, ReceivedBytes, ReceivedItem
+from .hotpath import shortened
 from .mailbox import Bell, EventQueue, Flag, Mailbox, Pausable, is_own_thread
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ class ServerDispatch(Dispatch):
                 self.caught(failure, "on_receive")
             return False
 
-        return deliver
+        return shortened(deliver, self, client)
 
     def connected(self, client: Server_Client) -> None:
         """Run ``on_connect``."""

@@ -20,9 +20,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
-from .connection import Connection, Step, ThreadLike
+from .connection import Connection, ThreadLike
 from .crew import Crew
 from .dispatch import Journal, log
+from .hotpath import Step
 from .leader import AWAY, ParkingLot
 from .mailbox import Bell, mark_own_thread
 from .readiness import HAS_EPOLL, Epoll, Readiness

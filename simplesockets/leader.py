@@ -50,8 +50,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from .connection import Connection, Step
+from .connection import Connection
 from .crew import Crew, Effort, effort
+from .hotpath import Gate, Pulse, Step, serve
 from .mailbox import LONGEST_WAIT, Bell
 from .readiness import GONE, READABLE, WRITABLE, Readiness
 from .transport import Stream
@@ -88,13 +89,11 @@ class Sleeper:
 
     def __init__(self) -> None:
         self.outcome: Step | None = None  # why it has something else to do now
-        self.gate = threading.Lock()  # what it sleeps on
-        self.gate.acquire()
+        self.gate = Gate()  # what it sleeps on
 
     def rouse(self) -> None:
         """Wake it."""
-        with contextlib.suppress(RuntimeError):  # it was roused already
-            self.gate.release()
+        self.gate.open()
 
 
 class Parked(Sleeper):
@@ -147,7 +146,8 @@ class Parked(Sleeper):
 
     def wake(self) -> None:
         """There is room for its data again, or it is closing: have it looked at."""
-        self.lot.listen_to(self, _LOOK)
+        if not self.lot.listen_to(self, _LOOK):
+            self.lot.send_out(self)
 
     def settle(self) -> None:
         """Note whether it is odd. Under the lot's lock."""
@@ -231,7 +231,7 @@ class ParkingLot:
         self._terms: set[Term] = set()  # of those inside: of the leader, but while it handles what came, and of those
         # that lost the lead and have not left
         self._asked = False  # a poller wants the lead
-        self._progress = 0  # rises with all that a leader does
+        self._pulse = Pulse()  # rises with all that a leader does
         self._stand_by: Sleeper | None = None
         self._watcher = Sleeper()  # the stand-by who is not parked, if there is one
         self._dozing = False  # the stand-by sleeps until it is roused
@@ -249,7 +249,7 @@ class ParkingLot:
             if self._stand_by is parked:
                 self._watch(parked)
             else:
-                parked.gate.acquire()
+                parked.gate.sleep()
         connection.share(False)
         return parked.outcome
 
@@ -313,11 +313,27 @@ class ParkingLot:
                 self.wake()  # it may be the one that leads
         parked.leave()
 
-    def listen_to(self, parked: Parked, events: int) -> None:
-        """Have the selector report these events of a connection, unless it is muted."""
-        with self._lock, contextlib.suppress(OSError, ValueError):
+    def listen_to(self, parked: Parked, events: int) -> bool:
+        """Have the selector report these events of a connection, unless it is muted. Gives False if it cannot, ever:
+        the program closed the descriptor."""
+        with self._lock:
             if self._parked.get(parked.fd) is parked and not parked.muted:
-                self._readiness.modify(parked.fd, events)
+                try:
+                    self._readiness.modify(parked.fd, events)
+                except (OSError, ValueError):
+                    return False
+        return True
+
+    def send_out(self, parked: Parked) -> None:
+        """Let a connection out that nobody would step any more; as soon as the leader is done with it, if it steps
+        that one."""
+        with self._lock:
+            parked.evict = parked.odd = True
+            if self._leader is not None and self._leader.serving is parked:
+                self._take_lead(None)
+                self._rouse_stand_by()
+        if not parked.held:  # else who holds it sees to it
+            self._let_out(parked, Step.MORE)
 
     def close(self) -> None:
         """Let everybody out, and park nobody any more. Never waits. Any thread, and a signal handler, may call it."""
@@ -481,7 +497,7 @@ class ParkingLot:
             self._leader = None if ended else former
             return False
         self._asked = False
-        self._progress += 1
+        self._pulse.beats += 1
         return True
 
     def step_aside(self) -> None:
@@ -506,7 +522,7 @@ class ParkingLot:
                 term.waits = True
                 events = self._readiness.poll(-1, self._most)
                 term.waits = False
-                self._progress += 1  # before the stand-by looks
+                self._pulse.beats += 1  # before the stand-by looks
                 if self._dozing:
                     self._rouse_stand_by()
                 if term.works:
@@ -524,24 +540,7 @@ class ParkingLot:
     # -------------------------------------------------------------------------------------------------- serving
 
     def _serve(self, term: Term, events: list[tuple[int, int]], timed: bool = False) -> None:
-        self._progress += 1
-        parked_at, usual = self._parked, 0 if timed else _IN
-        for fd, event in events:
-            try:
-                parked = parked_at[fd]
-            except KeyError:
-                self._not_parked(term, fd)
-                continue
-            term.serving = parked
-            if self._leader is not term:  # it lost the lead; what it leaves is reported to the next
-                break
-            if event != usual or parked.odd:
-                self._serve_odd(term, parked, event, timed)
-                continue
-            step = parked.step  # in two steps, here and elsewhere: Python calls what an attribute holds faster then
-            if (outcome := step()) is not _MORE:
-                self._stepped(parked, outcome)
-        term.serving = None
+        serve(self, term, events, 0 if timed else _IN)  # timed: none is an ordinary one
 
     def _serve_callbacks(self, term: Term, events: list[tuple[int, int]]) -> None:
         # To time each callback costs too much. If all together took long there may be a slow one among them, and the
@@ -634,30 +633,33 @@ class ParkingLot:
             raise
 
     def _watch(self, sleeper: Sleeper) -> None:
-        seen = self._seen() if self._leader is None else None
+        seen = self._pulse.beats if self._leader is None else None
         while sleeper.outcome is None and self._stand_by is sleeper:
             leader = self._leader
-            if (now := self._seen()) != seen:
+            if (now := self._pulse.beats) == seen:
+                self._intervene(sleeper, leader)
+            elif leader is not None and leader.outsider and not self._asked:
                 seen = now
-                alone = leader is not None and leader.outsider and not self._asked
-                sleeper.gate.acquire(timeout=BUSY if alone else AWAY)
-            elif leader is not None and leader.waits:
-                self._doze(sleeper, leader)
-            elif self.polled:
-                self._lead_meanwhile(sleeper)
+                sleeper.gate.sleep(BUSY)
             else:
-                self._employ()
+                seen = sleeper.gate.watch(self._pulse, AWAY)
+                if self._leader is not leader:  # by now
+                    seen = None
 
-    def _seen(self) -> tuple[int, int]:
-        # Something else whenever things went on.
-        leader = self._leader
-        return self._progress, 0 if leader is None else id(leader.serving)
+    def _intervene(self, sleeper: Sleeper, leader: Term | None) -> None:
+        # Nothing went on for a while.
+        if leader is not None and leader.waits:
+            self._doze(sleeper, leader)
+        elif self.polled:
+            self._lead_meanwhile(sleeper)
+        else:
+            self._employ()
 
     def _doze(self, sleeper: Sleeper, leader: Term) -> None:
         # A leader ends its waiting and then looks at _dozing; so here it is the other way round.
         self._dozing = True
         if leader.waits and self._leader is leader and sleeper.outcome is None:
-            sleeper.gate.acquire()
+            sleeper.gate.sleep()
         with self._lock:
             if self._stand_by is sleeper:  # else the next one dozes, perhaps
                 self._dozing = False
@@ -677,7 +679,7 @@ class ParkingLot:
             term = Term(works=works)
             if former is None or former in self._terms:
                 self._take_lead(term)
-                self._progress += 1
+                self._pulse.beats += 1
             elif self._displace(former, term):
                 self._terms.add(term)
             else:
@@ -689,7 +691,7 @@ class ParkingLot:
         if term is None:
             return
         self._go_on(term, lambda: sleeper.outcome is None and self.polled)
-        self._progress += 1  # look on for a while before leading again
+        self._pulse.beats += 1  # look on for a while before leading again
         self._bell.ring()  # whoever asked: now it is free
 
     def _employ(self) -> None:

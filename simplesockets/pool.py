@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from .connection import Connection, Step
+from .connection import Connection
 from .engine import Engine, Life
+from .hotpath import Step
 from .leader import Parked
 from .readiness import HAS_EPOLL, HAS_POLL, Epoll, PollSet
 

@@ -37,7 +37,7 @@ from functools import lru_cache, partial
 from typing_extensions import Buffer
 
 from .errors import BindError, BusyError, ConnectionClosed, ResolveError, SendTimeout
-from .locking import let_go
+from .hotpath import Sender, WriteLock
 from .timing import Deadline, Standstill
 
 try:
@@ -120,7 +120,7 @@ class Waker:
 # ------------------------------------------------------------------------------------------------------ stream
 
 
-class Stream:
+class Stream(Sender):
     """A connected socket: bytes in, bytes out, and an orderly end.
 
     One thread reads. Any thread may send, shut down or cut.
@@ -146,7 +146,7 @@ class Stream:
         socket in a mode in which reading does not wait; OSError if the connection broke."""
         self._send = sock.send
         self.bytes_out = self.messages_out = 0
-        self.write_lock = threading.RLock()
+        self.write_lock = WriteLock()
         """One sender at a time; held across I/O."""
         send_at_once(sock)
         if send_timeout is not None:
@@ -217,35 +217,6 @@ class Stream:
             poll.register(waker.reader, select.POLLIN)
         ready = poll.poll(None if timeout is None else timeout * 1000)
         return any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in ready)
-
-    def send_all(self, data: bytes) -> None:
-        """Send everything; waits while the other end does not read. Any number of threads: each one's data stays
-        together.
-
-        Raises:
-            ConnectionClosed: it was closed on this side.
-            SendTimeout: the other end took nothing for too long; now, or before.
-            OSError: the connection broke.
-        """
-        lock = self.write_lock
-        try:
-            lock.acquire()
-            send = self._send
-            try:
-                sent = send(data)
-                self.bytes_out += sent
-            except (BlockingIOError, TimeoutError) as failure:
-                self._require_usable(failure)
-                sent = 0
-            if sent < len(data):
-                self._send_rest(memoryview(data), sent)
-            self.messages_out += 1
-            lock.release()
-        except BaseException as failure:
-            let_go(lock)
-            if isinstance(failure, OSError):
-                raise self._named(failure) from failure
-            raise
 
     def send_now(self, parts: Sequence[bytes | memoryview]) -> int:
         """Send what the system takes without waiting. The caller holds the write lock.

@@ -20,6 +20,7 @@ ORDER = [
     "framing",
     "timing",
     "locking",
+    "hotpath",
     "redis_url",
     "protocol",
     "transport",

@@ -30,8 +30,9 @@ from simplesockets import (
     connection,
 )
 from simplesockets.client import CONNECT_TIMEOUT
-from simplesockets.connection import Connection, Step
+from simplesockets.connection import Connection
 from simplesockets.framing import LengthPrefixFramer
+from simplesockets.hotpath import Step
 from simplesockets.protocol import FramedProtocol
 
 from .support.clients import Peer, in_thread, next_item

@@ -16,10 +16,11 @@ from typing import Any, cast
 import pytest
 
 from simplesockets import connection as connection_module
-from simplesockets.connection import JOIN_LIMIT, LINGER, Connection, Step
+from simplesockets.connection import JOIN_LIMIT, LINGER, Connection
 from simplesockets.errors import ConnectionClosed, FrameTooLarge, FrameTruncated, ProtocolError
 from simplesockets.events import Ending, ReceivedBytes
 from simplesockets.framing import DelimiterFramer
+from simplesockets.hotpath import Step
 from simplesockets.mailbox import Bell, Mailbox
 from simplesockets.protocol import FramedProtocol, Protocol, RawProtocol
 from simplesockets.transport import Stream

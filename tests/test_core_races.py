@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from simplesockets import TCPServer, crew, leader, readiness
-from simplesockets.connection import Step
 from simplesockets.engine import Timers
+from simplesockets.hotpath import Step
 from simplesockets.pool import Member
 
 from .support.running import raw_client, read_exactly, running_server
@@ -344,6 +344,36 @@ def test_a_client_whose_descriptor_the_program_closed_is_seen_off_all_the_same()
         wait_until(lambda: len(gone) == 2)
         server.close()
         assert not engine._live
+
+
+@pytest.mark.usefixtures("either_engine")
+@pytest.mark.parametrize("inside", [False, True])
+def test_so_is_one_that_is_disconnected_in_its_callback(inside: bool) -> None:
+    gone: list[Any] = []
+    stuck = Gate()
+
+    def receive(client: Any, address: Any, data: bytes) -> None:
+        if data == b"stop":
+            if inside:
+                os.close(client.fileno())
+                server.disconnect(client)
+            stuck()
+        else:
+            client.send(data)
+
+    with running_server(on_receive=receive, on_disconnect=gone.append) as server:
+        with raw_client(server) as sock, raw_client(server) as other:
+            park(server, sock, other)
+            client: Any = server.clients[sock.getsockname()][1]
+            sock.sendall(b"stop")
+            stuck.wait_arrived()
+            if not inside:
+                os.close(client.fileno())
+                server.disconnect(client)
+            stuck.open()
+            wait_until(lambda: len(gone) == 1)
+            talk(other, 2)
+        wait_until(lambda: len(gone) == 2)
 
 
 @pytest.mark.usefixtures("either_engine")

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from simplesockets import TCPServer, crew, engine, leader, readiness
-from simplesockets.connection import Step
 from simplesockets.crew import effort
 from simplesockets.engine import FIRST_STEPS
+from simplesockets.hotpath import Step
 from simplesockets.mailbox import Bell
 
 from .support.running import raw_client, read_exactly, reset, running_client, running_server

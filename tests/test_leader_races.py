@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from simplesockets import connection, crew, leader, readiness
-from simplesockets.connection import Connection, Step
+from simplesockets.connection import Connection
 from simplesockets.dispatch import ServerDispatch
+from simplesockets.hotpath import Step
 from simplesockets.mailbox import Bell, Flag, Mailbox
 from simplesockets.protocol import RawProtocol
 from simplesockets.transport import Stream
@@ -123,16 +124,15 @@ def test_a_stand_by_that_dozes_is_roused_although_its_predecessor_wakes_late() -
     old, new = parked(), parked()
     gate = old.gate
 
-    class LateLock:
-        def acquire(self, *args: Any, **kwargs: Any) -> bool:
-            got: bool = gate.acquire(*args, **kwargs)
+    class LateGate:
+        def sleep(self) -> None:
+            gate.sleep()
             late()
-            return got
 
-        def release(self) -> None:
-            gate.release()
+        def open(self) -> None:
+            gate.open()
 
-    old.gate = LateLock()
+    old.gate = LateGate()
     lot._parked = {1: new}
     lot._stand_by, lot._leader = old, leader.Term()
     lot._leader.waits = True
@@ -142,7 +142,7 @@ def test_a_stand_by_that_dozes_is_roused_although_its_predecessor_wakes_late() -
     lot._let_out(old, Step.DONE)
     late.wait_arrived()  # it is awake, but the system gives it no core yet
     assert lot._stand_by is new
-    new.gate.acquire(blocking=False)
+    new.gate.sleep(0)
     second = threading.Thread(target=lot._doze, args=(new, lot._leader))
     second.start()
     wait_until(lambda: lot._dozing)
@@ -413,7 +413,7 @@ def test_a_stand_by_may_go_while_it_is_roused() -> None:
     going: Any = type("Going", (leader.ParkingLot,), {"_stand_by": property(lambda _: looks.pop(), lambda *_: None)})
     lot = going(Bell(), crew.Crew("unused", lambda seconds, task: None), None)
     lot._rouse_stand_by()
-    assert sleeper.gate.acquire(blocking=False)
+    assert sleeper.gate.sleep(0)
 
 
 def test_a_client_that_was_going_out_when_a_handler_raised_gets_out_although_another_poller_comes(
@@ -443,7 +443,7 @@ def test_a_client_that_was_going_out_when_a_handler_raised_gets_out_although_ano
         monkeypatch.setattr(lot, "_leave", late_leave)
         with pytest.raises(KeyboardInterrupt):
             lot.lead(PATIENCE, lambda: False)
-        assert parked.gate.acquire(blocking=False), "its thread sleeps on"
+        assert parked.gate.sleep(0), "its thread sleeps on"
 
 
 def test_a_signal_handler_that_waits_for_data_in_the_thread_that_leads_gets_it() -> None:
@@ -492,11 +492,11 @@ def test_a_leader_that_rouses_the_stand_by_has_something_to_show(monkeypatch: py
             doze, rouse = lot._doze, lot._rouse_stand_by
 
             def note_and_doze(*arguments: Any) -> None:
-                progress[0] = lot._progress
+                progress[0] = lot._pulse.beats
                 doze(*arguments)
 
             def look_and_rouse() -> None:
-                seen.append(lot._progress - progress[0])
+                seen.append(lot._pulse.beats - progress[0])
                 rouse()
 
             monkeypatch.setattr(lot, "_doze", note_and_doze)
@@ -516,11 +516,11 @@ def test_the_stand_by_leaves_a_busy_poller_alone_unless_another_one_waits(
     looks: list[float] = []
     stand_by: Any = SimpleNamespace(outcome=None)
 
-    def acquire(timeout: float) -> None:
+    def sleep(timeout: float) -> None:
         looks.append(timeout)
         stand_by.outcome = Step.DONE
 
-    stand_by.gate = SimpleNamespace(acquire=acquire)
+    stand_by.gate = SimpleNamespace(sleep=sleep, watch=lambda pulse, seconds: sleep(seconds))
     assert lot.lead(0, lambda: False)
     if asked:
         lot._terms.add(kept := lot._leader)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from simplesockets.transport import Stream
 
 from .support.certificates import client_side, server_side
 from .support.clients import Peer, in_thread
+from .support.clock import have_connections_use
 from .support.running import HOST, is_refused, raw_client, read_exactly, reset, running_server, sees_reset
 from .support.waiting import PATIENCE, Gate, wait_until
 
@@ -318,7 +319,7 @@ def test_standstill_is_one_place_for_so_long() -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """What connections take for the time."""
     clock = Clock()
-    monkeypatch.setattr(connection_module, "_now", clock.monotonic)
+    have_connections_use(clock.monotonic, monkeypatch)
     return clock
 
 

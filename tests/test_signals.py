@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from simplesockets import FramedProtocol, LengthPrefixFramer
-from simplesockets.connection import Connection, Step
+from simplesockets.connection import Connection
 from simplesockets.events import RECEIVED, ReceivedBytes
+from simplesockets.hotpath import Step
 from simplesockets.mailbox import Bell, Mailbox
 from simplesockets.protocol import RawProtocol
 from simplesockets.transport import Stream

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from simplesockets import Ending, SendTimeout
-from simplesockets import connection as connection_module
 from simplesockets import outbox as outbox_module
 from simplesockets.hisock import HiSockClient, HiSockServer
 from simplesockets.hisock.server import _Member
@@ -22,6 +21,7 @@ from simplesockets.timing import Standstill
 
 from ..support.certificates import client_side, server_side
 from ..support.clients import Peer
+from ..support.clock import have_connections_use
 from ..support.running import is_refused, read_exactly
 from ..support.waiting import PATIENCE, wait_until
 from .running import Notes, RawClient, framed, server, wait_names
@@ -170,7 +170,7 @@ def test_silence_after_the_hello_ends_at_the_keepalive_timeout(kind: str) -> Non
 
 def test_an_idle_client_of_the_first_generation_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(connection_module, "_now", clock.monotonic)
+    have_connections_use(clock.monotonic, monkeypatch)
     with (
         server(idle_timeout=SHORT, keepalive_interval=SHORT / 4) as serving,
         RawClient(serving.get_addr(), "old", dialect="0.x") as raw,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from simplesockets import connection
 from simplesockets.hpx.server import MAX_CONNECTIONS
 
+from ..support.clock import have_connections_use
 from ..support.running import is_refused
 from ..support.waiting import Gate, wait_until
 from .support import peer, running
@@ -36,7 +36,7 @@ def test_who_does_not_read_an_answer_is_cut_and_others_are_served() -> None:
 
 def test_an_idle_connection_ends_and_its_session_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(connection, "_now", lambda: now)
+    have_connections_use(lambda: now, monkeypatch)
     with running(idle_timeout=SHORT) as server:
         with peer(server, "admin") as idle:
             tcp = server._tcp
@@ -53,7 +53,7 @@ def test_an_idle_connection_ends_and_its_session_lives_on(monkeypatch: pytest.Mo
 
 def test_a_connection_is_not_idle_while_a_function_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     gate, time = Gate(), [1000.0]
-    monkeypatch.setattr(connection, "_now", lambda: time[0])
+    have_connections_use(lambda: time[0], monkeypatch)
     with running(idle_timeout=SHORT) as server, peer(server, "") as asking:
         server.function("wait")(lambda: gate.arrive())
         asking.send_json({"session": asking.session, "name": "peer", "data": [{"fname": "wait"}]})

@@ -1,0 +1,850 @@
+"""What every message passes, in both of its forms: they have to do the same."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.util
+import itertools
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from simplesockets import TCPServer, hotpath
+from simplesockets.errors import ConnectionClosed
+from simplesockets.transport import NO_WAIT
+
+from .support.running import raw_client, read_exactly, reset, running_server
+from .support.waiting import PATIENCE, Gate, wait_until
+
+BUFFER = 16384
+"""Bytes that the compiled form reads at once."""
+AT_ONCE = 4096
+"""Bytes that the compiled form sends at once."""
+SHORT = 0.05
+
+
+def in_python() -> ModuleType:
+    """The module once more, without what is compiled."""
+    assert hotpath.__file__ is not None
+    spec = importlib.util.spec_from_file_location("simplesockets.hotpath", hotpath.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIMPLESOCKETS_PURE_PYTHON", "1")
+        spec.loader.exec_module(module)
+    assert not module.COMPILED
+    return module
+
+
+FORMS = {"python": in_python(), "compiled": hotpath}
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> Any:
+    """One of the two forms."""
+    module = FORMS[request.param]
+    if request.param == "compiled" and not module.COMPILED:
+        pytest.skip("the compiled form was not built")
+    return module
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    for each in (ours, theirs):
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    theirs.settimeout(PATIENCE)
+    with ours, theirs:
+        yield ours, theirs
+
+
+# -------------------------------------------------------------------------------------------------------- stepping
+
+
+class Log:
+    """What a stepper called."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.deliver: Callable[[bytes], Any] = lambda data: False
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.calls]
+
+
+def stepper(form: Any, sock: socket.socket, log: Log, flags: int = NO_WAIT, size: int = 65536) -> Any:
+    """A stepper of that form that notes what it calls."""
+
+    class Noting(form.Stepper):  # type: ignore[misc]
+        def _not_read(self, failure: OSError) -> str:
+            log.calls.append(("not read", type(failure)))
+            return "not read"
+
+        def _dispatch(self, data: bytes | None) -> str:
+            log.calls.append(("dispatch", data))
+            return "dispatched"
+
+        def _went_wrong(self, failure: BaseException, data: bytes | None) -> str:
+            log.calls.append(("wrong", (type(failure), data, self.served_by)))
+            if not isinstance(failure, Exception):
+                raise failure
+            return "wrong"
+
+    def deliver(data: bytes) -> Any:
+        log.calls.append(("deliver", data))
+        return log.deliver(data)
+
+    it = Noting()
+    it._inbox, it._read, it._deliver = deque(), sock.recv, deliver
+    it._read_size = it._short = size
+    it._read_flags, it.bytes_in, it.messages_in, it.served_by = flags, 0, 0, 0
+    it.closing, it.reading, it.read_at = False, True, 0.0
+    return it
+
+
+def arrived(sock: socket.socket, count: int) -> None:
+    wait_until(lambda: len(sock.recv(count + 1, socket.MSG_PEEK | NO_WAIT)) == count)
+
+
+@pytest.mark.parametrize("flags", [0, NO_WAIT])
+@pytest.mark.parametrize("size", [1, 64, BUFFER - 1, BUFFER, BUFFER + 1, 3 * BUFFER, 65535])
+def test_what_is_there_is_one_item(form: Any, pair: Any, size: int, flags: int) -> None:
+    ours, theirs = pair
+    log = Log()
+    it = stepper(form, ours, log, flags)
+    content = bytes(i % 251 for i in range(size))
+    theirs.sendall(content)
+    arrived(ours, size)
+    before = time.perf_counter()
+    assert it.step().name == "MORE"
+    assert log.calls == [("deliver", content)]
+    assert (it.bytes_in, it.messages_in, it.served_by) == (size, 1, 0)
+    assert before <= it.read_at <= time.perf_counter()
+
+
+@pytest.mark.parametrize("size", [16, BUFFER])
+def test_a_full_read_is_not_the_short_way(form: Any, pair: Any, size: int) -> None:
+    ours, theirs = pair
+    log = Log()
+    it = stepper(form, ours, log, size=size)
+    theirs.sendall(bytes(size))
+    arrived(ours, size)
+    assert it.step() == "dispatched"
+    assert log.calls == [("dispatch", bytes(size))]
+
+
+def test_nothing_is_there(form: Any, pair: Any) -> None:
+    log = Log()
+    outcome = stepper(form, pair[0], log).step()
+    if log.calls:
+        assert (log.calls, outcome) == ([("not read", BlockingIOError)], "not read")
+    else:  # what _not_read() of a connection gives
+        assert outcome is hotpath.Step.NOTHING
+
+
+@pytest.mark.parametrize("flags", [0, NO_WAIT])
+def test_the_end(form: Any, pair: Any, flags: int) -> None:
+    ours, theirs = pair
+    log = Log()
+    it = stepper(form, ours, log, flags)
+    theirs.shutdown(socket.SHUT_WR)
+    wait_until(lambda: ours.recv(1, socket.MSG_PEEK | NO_WAIT) == b"")
+    assert it.step() == "dispatched"
+    assert log.calls == [("dispatch", b"")]
+
+
+@pytest.mark.parametrize("flags", [0, NO_WAIT])
+def test_a_reset(form: Any, pair: Any, flags: int) -> None:
+    log = Log()
+    it = stepper(form, pair[0], log, flags)
+    reset(pair[1])
+    time.sleep(SHORT)
+    assert it.step() == "not read"
+    assert log.calls == [("not read", ConnectionResetError)]
+
+
+@pytest.mark.parametrize("size", [100, BUFFER, BUFFER + 1])
+def test_a_reset_after_data_is_noticed(form: Any, pair: Any, size: int) -> None:
+    ours, theirs = pair
+    log = Log()
+    it = stepper(form, ours, log)
+    theirs.sendall(bytes(size))
+    arrived(ours, size)
+    reset(theirs)
+    time.sleep(SHORT)
+    outcomes = [it.step(), it.step()]
+    assert log.calls[-1] == ("not read", ConnectionResetError), outcomes
+
+
+def test_a_socket_that_was_closed_is_an_error(form: Any, pair: Any) -> None:
+    log = Log()
+    it = stepper(form, pair[0], log)
+    pair[0].close()
+    assert it.step() == "not read"
+    assert log.calls == [("not read", OSError)]
+
+
+def test_reading_that_waits(form: Any, pair: Any) -> None:
+    ours, theirs = pair
+    log, outcomes = Log(), list[Any]()
+    it = stepper(form, ours, log, flags=0)
+    thread = threading.Thread(target=lambda: outcomes.append(it.step()))
+    thread.start()
+    time.sleep(SHORT)
+    assert not outcomes
+    theirs.sendall(b"now")
+    thread.join(PATIENCE)
+    assert outcomes[0].name == "MORE"
+    assert log.calls == [("deliver", b"now")]
+
+
+def test_who_closes_meanwhile_has_the_data_discarded(form: Any, pair: Any) -> None:
+    log = Log()
+    it = stepper(form, pair[0], log)
+
+    def read(size: int, flags: int) -> bytes:
+        it.closing = True
+        return b"late"
+
+    it._read = read
+    assert it.step().name == "DONE"
+    assert it.step().name == "DONE"
+    assert log.calls == []
+    assert it.served_by == 0
+
+
+def test_what_is_not_the_short_way(form: Any, pair: Any) -> None:
+    ours, theirs = pair
+    log = Log()
+    it = stepper(form, ours, log)
+    it._inbox.append(b"first")
+    theirs.sendall(b"second")
+    arrived(ours, 6)
+    assert it.step() == "dispatched"
+    assert log.calls == [("dispatch", None)]  # what was read before comes first
+    it._inbox.clear()
+    it.reading = False
+    assert it.step() == "dispatched"
+    assert log.calls[1:] == [("dispatch", b"second")]
+
+
+def test_what_another_kind_of_socket_gives_is_taken_as_it_is(form: Any) -> None:
+    calls: list[tuple[int, int]] = []
+    reads: list[Any] = [b"one", bytearray(b"two"), b"", ConnectionAbortedError(), KeyboardInterrupt()]
+
+    def read(size: int, flags: int) -> Any:
+        calls.append((size, flags))
+        what = reads.pop(0)
+        if isinstance(what, BaseException):
+            raise what
+        return what
+
+    log = Log()
+    it = stepper(form, socket.socket(), log)
+    it._read.__self__.close()
+    it._read = read
+    outcomes = [it.step() for _ in range(4)]
+    assert outcomes[0].name == "MORE"
+    assert outcomes[2:] == ["dispatched", "not read"]
+    assert log.calls == [
+        ("deliver", b"one"),
+        ("deliver", bytearray(b"two")),
+        ("dispatch", b""),
+        ("not read", ConnectionAbortedError),
+    ]
+    assert set(calls) == {(65536, NO_WAIT)}
+    with pytest.raises(KeyboardInterrupt):
+        it.step()
+
+
+def test_a_subclass_of_socket_that_reads_otherwise_does(form: Any, pair: Any) -> None:
+    class Shouting(socket.socket):
+        def recv(self, size: int, flags: int = 0, /) -> bytes:
+            return super().recv(size, flags).upper()
+
+    log = Log()
+    with Shouting(fileno=pair[0].detach()) as ours:
+        it = stepper(form, ours, log)
+        pair[1].sendall(b"quiet")
+        arrived(ours, 5)
+        it.step()
+    assert log.calls == [("deliver", b"QUIET")]
+
+
+@pytest.mark.parametrize("full", [True, 1, [0]])
+def test_a_full_mailbox_pauses(form: Any, pair: Any, full: object) -> None:
+    ours, theirs = pair
+    log = Log()
+    log.deliver = lambda data: full
+    it = stepper(form, ours, log)
+    theirs.sendall(b"x")
+    arrived(ours, 1)
+    assert it.step().name == "PAUSED"
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_a_delivery_that_fails(form: Any, pair: Any, failure: type[BaseException]) -> None:
+    ours, theirs = pair
+    log = Log()
+    it = stepper(form, ours, log)
+    served = list[int]()
+
+    def deliver(data: bytes) -> bool:
+        served.append(it.served_by)
+        raise failure
+
+    log.deliver = deliver
+    theirs.sendall(b"x")
+    arrived(ours, 1)
+    with contextlib.suppress(KeyboardInterrupt):
+        assert it.step() == "wrong"
+    me = threading.get_ident()
+    assert served == [me]
+    assert log.calls[1:] == [("wrong", (failure, b"x", me))]
+    assert it.served_by == 0
+
+
+def test_deliveries_may_be_exchanged_by_a_delivery(form: Any, pair: Any) -> None:
+    ours, theirs = pair
+    log = Log()
+    it = stepper(form, ours, log)
+
+    def deliver(data: bytes) -> bool:
+        it._deliver = None  # the last reference to this function, but for the caller's
+        gc.collect()
+        return False
+
+    it._deliver = deliver
+    del deliver
+    theirs.sendall(b"x")
+    arrived(ours, 1)
+    assert it.step().name == "MORE"
+
+
+# --------------------------------------------------------------------------------------------------------- sending
+
+
+def sender(form: Any, sock: socket.socket) -> Any:
+    """A sender of that form."""
+
+    class Plain(form.Sender):  # type: ignore[misc]
+        def _require_usable(self, failure: OSError) -> None:
+            pass
+
+        def _send_rest(self, view: memoryview, sent: int) -> None:
+            with self.write_lock:
+                while sent < len(view):
+                    try:
+                        step = sock.send(view[sent:])
+                    except BlockingIOError:
+                        time.sleep(0.001)
+                    else:
+                        sent += step
+                        self.bytes_out += step
+
+        def _named(self, failure: Exception) -> Exception:
+            return ConnectionClosed("named") if sock.fileno() < 0 else failure
+
+    it = Plain()
+    it._send, it.write_lock, it.bytes_out, it.messages_out = sock.send, form.WriteLock(), 0, 0
+    return it
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+@pytest.mark.parametrize("size", [0, 1, AT_ONCE, AT_ONCE + 1, 1 << 20])
+def test_everything_is_sent(form: Any, pair: Any, size: int, blocking: bool) -> None:
+    ours, theirs = pair
+    ours.setblocking(blocking)
+    it = sender(form, ours)
+    content = os.urandom(size)
+    thread = threading.Thread(target=it.send_all, args=(content,))
+    thread.start()
+    assert read_exactly(theirs, size) == content
+    thread.join(PATIENCE)
+    assert (it.bytes_out, it.messages_out) == (size, 1)
+    assert not it.write_lock._is_owned()
+
+
+def fill(it: Any, ours: socket.socket) -> int:
+    """Send until the system takes no more; gives how much it took."""
+    ours.setblocking(False)
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            count += ours.send(bytes(65536))
+    ours.setblocking(True)
+    return count
+
+
+def test_where_there_is_no_room_it_waits(form: Any, pair: Any) -> None:
+    ours, theirs = pair
+    it = sender(form, ours)
+    before = fill(it, ours)
+    threads = [threading.Thread(target=it.send_all, args=(bytes([65 + i]) * 1000,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(SHORT)
+    assert it.messages_out == 0
+    read_exactly(theirs, before)
+    got = read_exactly(theirs, 3000)
+    assert sorted(key for key, _ in itertools.groupby(got)) == [65, 66, 67]
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert (it.bytes_out, it.messages_out) == (3000, 3)
+
+
+def test_pieces_of_several_threads_stay_whole(form: Any, pair: Any) -> None:
+    ours, theirs = pair
+    it = sender(form, ours)
+    sizes = [1, 700, AT_ONCE, AT_ONCE + 1, 30000]
+
+    def send(name: int) -> None:
+        for i in range(100):
+            size = sizes[i % len(sizes)]
+            it.send_all(struct.pack(">BI", name, size) + bytes([name]) * size)
+
+    threads = [threading.Thread(target=send, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    seen = [0] * 4
+    for _ in range(400):
+        name, size = struct.unpack(">BI", read_exactly(theirs, 5))
+        assert size == sizes[seen[name] % len(sizes)]
+        assert read_exactly(theirs, size) == bytes([name]) * size
+        seen[name] += 1
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert it.messages_out == 400
+
+
+def test_who_has_the_lock_goes_first(form: Any, pair: Any) -> None:
+    ours, theirs = pair
+    it = sender(form, ours)
+    thread = threading.Thread(target=it.send_all, args=(b"second",))
+    with it.write_lock:
+        thread.start()
+        time.sleep(SHORT)
+        it.send_all(b"first ")
+        assert read_exactly(theirs, 6) == b"first "
+    assert read_exactly(theirs, 6) == b"second"
+    thread.join(PATIENCE)
+    assert not it.write_lock._is_owned()
+
+
+def test_what_another_kind_of_socket_refuses(form: Any, pair: Any) -> None:
+    it = sender(form, pair[0])
+    sent: list[object] = []
+
+    def send(data: bytes) -> int:
+        assert it.write_lock._is_owned()
+        sent.append(data)
+        raise KeyboardInterrupt
+
+    it._send = send
+    with pytest.raises(KeyboardInterrupt):
+        it.send_all(b"abc")
+    assert sent == [b"abc"]
+    assert not it.write_lock._is_owned()
+    assert (it.bytes_out, it.messages_out) == (0, 0)
+
+
+def test_bytes_like_objects_are_sent_too(form: Any, pair: Any) -> None:
+    it = sender(form, pair[0])
+    it.send_all(bytearray(b"ab"))
+    it.send_all(memoryview(b"cd"))
+    assert read_exactly(pair[1], 4) == b"abcd"
+    with pytest.raises(TypeError):
+        it.send_all("text")
+    assert not it.write_lock._is_owned()
+    assert (it.bytes_out, it.messages_out) == (4, 2)
+
+
+def test_a_reset_is_told_as_it_is_and_then_as_a_broken_pipe(form: Any, pair: Any) -> None:
+    ours, theirs = pair
+    it = sender(form, ours)
+    reset(theirs)
+    time.sleep(SHORT)
+    with pytest.raises(ConnectionResetError) as told:
+        it.send_all(b"x")
+    assert told.value.errno is not None
+    with pytest.raises(BrokenPipeError):
+        it.send_all(b"x")
+    assert not it.write_lock._is_owned()
+    assert it.bytes_out == 0
+
+
+def test_a_closed_socket_is_named(form: Any, pair: Any) -> None:
+    it = sender(form, pair[0])
+    pair[0].close()
+    with pytest.raises(ConnectionClosed, match="named") as told:
+        it.send_all(b"x")
+    assert isinstance(told.value.__cause__, OSError)
+
+
+def test_a_rest_that_cannot_be_sent_lets_go_of_the_lock(form: Any, pair: Any) -> None:
+    ours, _ = pair
+    it = sender(form, ours)
+    fill(it, ours)
+    failure = TimeoutError("too long")
+
+    def send_rest(view: memoryview, sent: int) -> None:
+        raise failure
+
+    type(it)._send_rest = staticmethod(send_rest)
+    ours.setblocking(False)
+    with pytest.raises(TimeoutError) as told:
+        it.send_all(b"x")
+    assert told.value is failure
+    assert not it.write_lock._is_owned()
+    assert it.messages_out == 0
+
+
+def test_nothing_is_kept(form: Any, pair: Any) -> None:
+    ours, theirs = pair
+    log = Log()
+    out, into = sender(form, ours), stepper(form, theirs, log)
+    data, gone = os.urandom(100), (weakref.ref(out), weakref.ref(into))
+    log.deliver = lambda data: log.calls.clear()
+    counts = [sys.getrefcount(each) for each in (data, out, into, ours, theirs, None, False)]
+    for _ in range(100):
+        out.send_all(data)
+        arrived(theirs, 100)
+        assert into.step().name == "MORE"
+    after = [sys.getrefcount(each) for each in (data, out, into, ours, theirs, None, False)]
+    assert all(now - before < 50 for now, before in zip(after, counts, strict=True))
+    out.itself, into._inbox = out, deque([into])
+    del out, into
+    gc.collect()
+    assert [each() for each in gone] == [None, None]
+
+
+# --------------------------------------------------------------------------------------------------------- the lock
+
+
+def elsewhere(function: Callable[[], object]) -> Any:
+    """What it gives, or raises, in another thread."""
+    outcomes: list[object] = []
+
+    def run() -> None:
+        try:
+            outcomes.append(function())
+        except Exception as failure:
+            outcomes.append(failure)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(PATIENCE)
+    return outcomes[0]
+
+
+def test_the_lock_is_taken_by_one_thread_and_as_often_as_it_likes(form: Any) -> None:
+    lock = form.WriteLock()
+    assert not lock._is_owned()
+    assert lock.acquire()
+    assert lock.acquire(blocking=False)
+    with lock:
+        assert lock._is_owned()
+    assert elsewhere(lock._is_owned) is False
+    assert elsewhere(lambda: lock.acquire(False)) is False
+    lock.release()
+    assert elsewhere(lambda: lock.acquire(timeout=0.01)) is False
+    assert isinstance(elsewhere(lock.release), RuntimeError)
+    lock.release()
+    with pytest.raises(RuntimeError):
+        lock.release()
+    assert elsewhere(lambda: (lock.acquire(), lock.release())) == (True, None)
+
+
+def test_the_lock_is_handed_on(form: Any) -> None:
+    lock = form.WriteLock()
+    counter = [0]
+
+    def count() -> None:
+        for i in range(2000):
+            with lock:
+                value = counter[0]
+                if i % 100 == 0:
+                    time.sleep(0)
+                counter[0] = value + 1
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert counter == [8000]
+    assert not lock._is_owned()
+
+
+def test_the_lock_gives_up_at_its_time(form: Any) -> None:
+    lock = form.WriteLock()
+    held = Gate()
+
+    def hold() -> None:
+        with lock:
+            held()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait_arrived()
+    began = time.monotonic()
+    assert not lock.acquire(timeout=SHORT)
+    assert SHORT <= time.monotonic() - began < PATIENCE
+    held.open()
+    assert lock.acquire(timeout=PATIENCE)
+    thread.join(PATIENCE)
+
+
+def test_a_condition_gives_the_lock_up_altogether(form: Any) -> None:
+    lock = form.WriteLock()
+    condition = threading.Condition(lock)
+    done: list[int] = []
+
+    def wake() -> None:
+        with condition:
+            done.append(1)
+            condition.notify_all()
+
+    with lock, condition:
+        thread = threading.Thread(target=wake)
+        thread.start()
+        assert condition.wait_for(lambda: done, PATIENCE)
+        assert lock._is_owned()
+    thread.join(PATIENCE)
+    assert not lock._is_owned()
+
+
+def test_a_signal_handler_may_end_the_waiting_for_the_lock(form: Any) -> None:
+    lock = form.WriteLock()
+    held = Gate()
+
+    def hold() -> None:
+        with lock:
+            held.arrive()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait_arrived()
+    calls: list[int] = []
+
+    def handle(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, SHORT, SHORT)
+        with pytest.raises(KeyboardInterrupt):
+            lock.acquire()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+        held.open()
+        thread.join(PATIENCE)
+    assert len(calls) == 2
+    assert not lock._is_owned()
+    assert lock.acquire(timeout=PATIENCE)
+
+
+def test_a_lock_that_is_held_may_be_forgotten(form: Any) -> None:
+    for _ in range(100):
+        lock = form.WriteLock()
+        lock.acquire()
+
+
+# --------------------------------------------------------------------------------------------------------- the gate
+
+
+def test_a_gate_lets_one_through_each_time(form: Any) -> None:
+    gate = form.Gate()
+    assert not gate.sleep(0)
+    gate.open()
+    gate.open()
+    assert gate.sleep(0)
+    assert not gate.sleep(0.001)
+    opener = threading.Timer(SHORT, gate.open)
+    opener.start()
+    assert gate.sleep()
+    opener.join()
+    opener = threading.Timer(SHORT, gate.open)
+    opener.start()
+    assert gate.sleep(PATIENCE)
+    opener.join()
+
+
+def test_who_watches_a_pulse_notices_that_it_stands_still(form: Any) -> None:
+    gate, pulse = form.Gate(), form.Pulse()
+    pulse.beats += 7
+    began = time.monotonic()
+    assert gate.watch(pulse, SHORT) == 7
+    assert SHORT <= time.monotonic() - began < PATIENCE
+    gate.open()
+    assert gate.watch(pulse, PATIENCE) == 7
+
+
+def test_who_watches_a_pulse_may_sleep_on(form: Any) -> None:
+    gate, pulse, looks = form.Gate(), form.Pulse(), list[int]()
+
+    def watch() -> None:
+        while not looks or looks[-1] < 10:  # in Python, it looks up each time
+            looks.append(gate.watch(pulse, 0.2))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    for _ in range(10):
+        time.sleep(0.04)
+        pulse.beats += 1
+    thread.join(PATIENCE)
+    assert looks[-1] == 10
+
+
+@pytest.mark.skipif(not hotpath.COMPILED, reason="the compiled form was not built")
+def test_who_watches_does_not_ask_for_the_interpreter() -> None:
+    gate, pulse = hotpath.Gate(), hotpath.Pulse()
+    thread = threading.Thread(target=lambda: gate.watch(pulse, 0.01))
+    thread.start()
+    began = time.monotonic()
+    while time.monotonic() - began < 20 * 0.01:
+        pulse.beats += 1
+    assert thread.is_alive()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+# ---------------------------------------------------------------------------------------------------------- serving
+
+
+def served(form: Any, events: list[tuple[int, int]], usual: int, script: Callable[[Any], object]) -> list[Any]:
+    """What serving these calls, and what it raised."""
+    log: list[Any] = []
+
+    class Lot:
+        def __init__(self) -> None:
+            self._pulse, self._parked, self._leader = form.Pulse(), dict[int, Any](), term
+
+        def _not_parked(self, term: object, fd: int) -> None:
+            log.append(("not parked", fd))
+
+        def _serve_odd(self, term: Any, parked: Any, event: int, timed: bool) -> None:
+            log.append(("odd", parked.fd, event, timed, term.serving is parked))
+
+        def _stepped(self, parked: Any, outcome: object) -> None:
+            log.append(("stepped", parked.fd, outcome))
+
+    term = SimpleNamespace(serving=None)
+    lot = Lot()
+
+    def parked(fd: int, outcome: Callable[[], object] = lambda: form.Step.MORE, odd: bool = False) -> None:
+        def step() -> object:
+            log.append(("step", fd, term.serving.fd))
+            return outcome()
+
+        lot._parked[fd] = SimpleNamespace(fd=fd, step=step, odd=odd)
+
+    script(SimpleNamespace(parked=parked, lot=lot, log=log))
+    try:
+        form.serve(lot, term, events, usual)
+    except BaseException as failure:
+        log.append(repr(failure))
+    log.append((lot._pulse.beats, term.serving and term.serving.fd))
+    return log
+
+
+def raise_(failure: BaseException) -> None:
+    raise failure
+
+
+SCRIPTS: dict[str, Callable[[Any], object]] = {
+    "none is parked": lambda it: None,
+    "all are quick": lambda it: [it.parked(fd) for fd in (1, 2, 3, 300)],
+    "one is odd": lambda it: [it.parked(fd, odd=fd == 2) for fd in (1, 2, 3)],
+    "one ends": lambda it: [it.parked(fd, lambda: "done") for fd in (2, 3)],
+    "the lead is lost in the middle": lambda it: [
+        it.parked(1),
+        it.parked(2, lambda: setattr(it.lot, "_leader", None)),
+        it.parked(3),
+    ],
+    "one fails": lambda it: [it.parked(1), it.parked(2, lambda: raise_(KeyError("it"))), it.parked(3)],
+    "one goes meanwhile": lambda it: [it.parked(1, lambda: it.lot._parked.pop(2) and "gone"), it.parked(2)],
+    "handling an unknown one fails": lambda it: setattr(it.lot, "_not_parked", lambda *_: raise_(OSError("no"))),
+    "nobody leads": lambda it: [it.parked(1), it.lot.__dict__.pop("_leader")],
+}
+
+
+@pytest.mark.skipif(not hotpath.COMPILED, reason="the compiled form was not built")
+@pytest.mark.parametrize("usual", [1, 0])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_serving_is_the_same_in_both_forms(name: str, usual: int) -> None:
+    events = [(1, 1), (9, 1), (2, 1), (3, 4), (300, 1)]
+    logs = [served(each, list(events), usual, SCRIPTS[name]) for each in FORMS.values()]
+    assert repr(logs[0]) == repr(logs[1])
+    assert len(logs[0]) > 1
+
+
+# -------------------------------------------------------------------------------------------------------- delivery
+
+
+def test_callbacks_may_come_and_go_and_fail() -> None:
+    """From the short way to the long one and back, with a real server."""
+    got: list[bytes] = []
+
+    def note(client: Any, address: object, data: bytes) -> None:
+        got.append(data)
+        if data == b"!":
+            raise ValueError("no exclamations")
+        client.send(data)
+
+    with running_server(on_receive=note) as server, raw_client(server) as sock:
+        full = server._mailbox.client_mark
+        server._mailbox.client_mark = 1
+
+        def ask(data: bytes) -> None:
+            sock.sendall(data)
+            assert read_exactly(sock, len(data)) == data
+
+        for i in range(20):
+            ask(b"%d" % i)
+        assert len(got) == 20
+        sock.sendall(b"!")
+        wait_until(lambda: server.event.exception.list)
+        (record,) = server.event.exception.list
+        assert isinstance(record.exception, ValueError)
+        assert "note" in str(record.traceback)
+        ask(b"goes on")
+        server.on_receive = None
+        server._mailbox.client_mark = full
+        server.return_recved_data()
+        sock.sendall(b"polled")
+        assert poll_one(server) == b"polled"
+        server.on_receive = note
+        ask(b"called")
+        kept = [data for _, _, data in server.return_recved_data()]
+        assert kept == [b"called"]  # there is room again, for copies too
+
+
+def poll_one(server: TCPServer) -> bytes:
+    wait_until(lambda: server.event.new_data)
+    ((_, _, data),) = server.return_recved_data()
+    return bytes(data)
+
+
+def test_the_compiled_form_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not FORMS["python"].COMPILED
+    assert FORMS["python"].WriteLock is threading.RLock
