@@ -15,6 +15,7 @@
 #include <structmember.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -115,6 +116,12 @@ typedef struct {
 
 static PyTypeObject *lock_type;
 
+static PY_TIMEOUT_T
+in_microseconds(double seconds) /* -1, if it is for ever */
+{
+    return seconds < 0 ? -1 : (PY_TIMEOUT_T)Py_MIN(seconds * 1e6, (double)INT_MAX * 1e3);
+}
+
 static int
 lock_take(Lock *self) /* without waiting; gives whether it could */
 {
@@ -151,7 +158,7 @@ lock_wait(Lock *self, double timeout) /* 1 if it was taken, 0 if the time was ov
     double end = timeout < 0 ? 0 : now() + timeout;
     PyLockStatus status;
     do {
-        PY_TIMEOUT_T microseconds = timeout < 0 ? -1 : (PY_TIMEOUT_T)(Py_MAX(end - now(), 0.0) * 1e6);
+        PY_TIMEOUT_T microseconds = in_microseconds(timeout < 0 ? -1 : Py_MAX(end - now(), 0.0));
         Py_BEGIN_ALLOW_THREADS
         status = PyThread_acquire_lock_timed(self->lock, microseconds, 1);
         Py_END_ALLOW_THREADS
@@ -579,15 +586,26 @@ copies_are_kept(Delivery *self)
 }
 
 static PyObject *
-delivery_call(Delivery *self, PyObject *const *args, size_t nargsf, PyObject *names)
+delivery_receiver(Delivery *self) /* a new reference to what the short way calls; NULL if this is not the short way */
 {
     PyObject *bound = PyDict_GetItemWithError(self->bound, name_on_receive); /* a tuple; see Dispatch.assign() */
-    if (PyVectorcall_NARGS(nargsf) != 1 || names != NULL || bound == NULL || PyTuple_GET_ITEM(bound, 2) == Py_None ||
-        copies_are_kept(self)) {
+    PyObject *receive = bound == NULL ? Py_None : PyTuple_GET_ITEM(bound, 2);
+    if (receive == Py_None)
+        return NULL;
+    Py_INCREF(receive);
+    if (copies_are_kept(self))
+        Py_CLEAR(receive);
+    return receive;
+}
+
+static PyObject *
+delivery_call(Delivery *self, PyObject *const *args, size_t nargsf, PyObject *names)
+{
+    PyObject *receive = PyVectorcall_NARGS(nargsf) == 1 && names == NULL ? delivery_receiver(self) : NULL;
+    if (receive == NULL) {
         PyErr_Clear();
         return PyObject_Vectorcall(self->deliver, args, nargsf, names);
     }
-    PyObject *receive = Py_NewRef(PyTuple_GET_ITEM(bound, 2));
     PyObject *arguments[] = {NULL, self->client, self->address, args[0]};
     PyObject *result = PyObject_Vectorcall(receive, arguments + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     Py_DECREF(receive);
@@ -732,7 +750,7 @@ gate_dealloc(Gate *self)
 static PyLockStatus
 gate_wait(Gate *self, double seconds) /* without the interpreter */
 {
-    return PyThread_acquire_lock_timed(self->lock, seconds < 0 ? -1 : (PY_TIMEOUT_T)(seconds * 1e6), 0);
+    return PyThread_acquire_lock_timed(self->lock, in_microseconds(seconds), 0);
 }
 
 static PyObject *
@@ -838,7 +856,12 @@ static int
 serve_all(PyObject *lot, PyObject *term, PyObject *events, PyObject *usual, PyObject *parked_at, Pulse *pulse)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(events); i++) {
-        PyObject *pair = PyList_GET_ITEM(events, i), *fd = PyTuple_GET_ITEM(pair, 0);
+        PyObject *pair = PyList_GET_ITEM(events, i);
+        if (!PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2) {
+            PyErr_SetString(PyExc_TypeError, "events are pairs of descriptor and event");
+            return 0;
+        }
+        PyObject *fd = PyTuple_GET_ITEM(pair, 0);
         pulse->beats++;
         PyObject *parked = PyDict_GetItemWithError(parked_at, fd);
         if (parked == NULL) {

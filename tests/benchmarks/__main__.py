@@ -39,6 +39,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from simplesockets import hotpath
+
 from . import growth, load, plot, scenarios
 from .awake import awake_cores
 from .scenarios import SCENARIOS, Outcome, Scenario, Settings
@@ -118,6 +120,7 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "system": f"{platform.system()} {platform.machine()}",
+        "compiled": hotpath.COMPILED,
         "load_generator": load.generator_kind(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
@@ -126,6 +129,7 @@ def machine() -> dict[str, object]:
 def caption(facts: dict[str, object], settings: Settings) -> str:
     return (
         f"{facts['implementation']} {facts['python']}, {facts['system']}, {facts['cores']} cores, "
+        f"{'compiled' if facts.get('compiled') else 'all in Python'}, "
         f"load generator in {facts['load_generator']}; "
         f"{settings.rounds} x {settings.seconds:g} s each, medians; "
         f"load average before: {facts['load_average']}"

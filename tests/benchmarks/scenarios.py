@@ -179,6 +179,7 @@ ROUND_TRIPS = (Column("per_second", "round trips/s"), Column("p50_us", "p50 µs"
 ECHO_SERVERS = (
     "ours-callback",
     "ours-pool",
+    "ours-pool-python",
     "ours-polled",
     "ours-pool-polled",
     "ours-2-pollers",
@@ -197,6 +198,7 @@ ECHO_SERVERS = (
 CROWD_SERVERS = (
     "ours-callback",
     "ours-pool",
+    "ours-pool-python",
     "ours-polled",
     "ours-pool-polled",
     "bare-thread",

@@ -258,6 +258,11 @@ def ours_callback(**setup: object) -> None:
     wait_forever()
 
 
+def ours_in_python(**setup: object) -> None:
+    os.environ["SIMPLESOCKETS_PURE_PYTHON"] = "1"  # without what is compiled
+    ours_callback(**setup)
+
+
 def echo(client: Any, address: Any, data: bytes) -> None:  # where worker processes find it
     client.send(data)
 
@@ -409,6 +414,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
 ECHO: dict[str, Callable[[], None]] = {
     "ours-callback": ours_callback,
     "ours-pool": lambda: ours_callback(engine="pool"),
+    "ours-pool-python": lambda: ours_in_python(engine="pool"),
     "ours-workers": lambda: ours_callback(workers=2),
     "ours-polled": ours_polled,
     "ours-pool-polled": lambda: ours_polled(engine="pool"),
