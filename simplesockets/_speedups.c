@@ -4,8 +4,8 @@
    socket that somebody replaced, the end of a stream, what went wrong) is left to the Python code: *_in_full().
 
    Four things make it cheaper, besides being compiled:
-   - The system is asked directly, and never to wait, so that the interpreter need not be let go of: that, and to get
-     it back, costs more than the call, and much more where another thread waits for the interpreter.
+   - The system is asked directly, and never to wait, so that the interpreter need not be let go of each time: that,
+     and to get it back, costs a lot, and much more where another thread waits for it.
    - Small reads go through one buffer, so that no room is made for the largest possible message each time.
    - No signal handler of Python's runs between reading and handing over, or inside sending.
    - Who only watches whether things go on (leader.py's stand-by) asks for the interpreter when they do not. */
@@ -21,8 +21,10 @@
 #include <time.h>
 
 #define REVISION 1 /* see hotpath.py */
-#define MOST_SENT 4096 /* bytes that are sent while nobody else can run Python code: the system copies them */
+#define MOST_SENT 4096
 #define MOST_READ 16384
+#define TURNS 64 /* of so many calls in a row, … */
+#define KEPT 48  /* … so many keep the interpreter */
 
 static PyObject *more, *paused, *nothing, *done;               /* outcomes of a step */
 static PyCFunction socket_recv, socket_send, socket_fileno;    /* of Python's own sockets */
@@ -82,6 +84,30 @@ descriptor_of(PyObject *method, PyCFunction wanted)
     return (int)descriptor;
 }
 
+static int
+keeps_interpreter(void)
+{
+    /* Who keeps it in one call after another keeps everybody else from running, since they get it by force only, after
+       5 ms. To let go of it in a single call would be too short for them to wake up. */
+    static unsigned turn;
+    return turn++ % TURNS < KEPT;
+}
+
+static ssize_t
+send_now(int descriptor, const char *data, Py_ssize_t size)
+{
+    if (keeps_interpreter())
+        return send(descriptor, data, size, MSG_DONTWAIT);
+    ssize_t sent;
+    int failure;
+    Py_BEGIN_ALLOW_THREADS
+    sent = send(descriptor, data, size, MSG_DONTWAIT);
+    failure = errno;
+    Py_END_ALLOW_THREADS
+    errno = failure;
+    return sent;
+}
+
 static PyObject *
 read_on(int descriptor, Py_ssize_t size)
 {
@@ -119,7 +145,7 @@ static PyTypeObject *lock_type;
 static PY_TIMEOUT_T
 in_microseconds(double seconds) /* -1, if it is for ever */
 {
-    return seconds < 0 ? -1 : (PY_TIMEOUT_T)Py_MIN(seconds * 1e6, (double)INT_MAX * 1e3);
+    return seconds < 0 ? -1 : (PY_TIMEOUT_T)(Py_MIN(seconds, INT_MAX) * 1e6);
 }
 
 static int
@@ -180,6 +206,10 @@ lock_acquire(Lock *self, PyObject *args, PyObject *kwargs)
     double timeout = -1;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|pd:acquire", names, &blocking, &timeout))
         return NULL;
+    if (!(timeout == -1 || (blocking && timeout >= 0 && timeout <= INT_MAX))) {
+        PyErr_Format(PyExc_ValueError, "the timeout must be from 0 to %d seconds, and the lock waited for", INT_MAX);
+        return NULL;
+    }
     int taken = lock_take(self);
     if (!taken && blocking)
         taken = lock_wait(self, timeout);
@@ -324,7 +354,7 @@ sender_send_locked(Sender *self, PyObject *data)
     int descriptor = descriptor_of(self->send, socket_send);
     if (descriptor < 0)
         return 1;
-    ssize_t sent = send(descriptor, PyBytes_AS_STRING(data), size, MSG_DONTWAIT);
+    ssize_t sent = send_now(descriptor, PyBytes_AS_STRING(data), size);
     if (sent < 0) {
         if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
             PyErr_SetFromErrno(PyExc_OSError);
@@ -429,7 +459,7 @@ stepper_read(Stepper *self)
 {
     /* What is there; NULL with an exception set, or without one if there is nothing. */
     int descriptor = self->read_flags == MSG_DONTWAIT ? descriptor_of(self->read, socket_recv) : -1;
-    if (descriptor < 0 || self->read_size <= 0) {
+    if (descriptor < 0 || self->read_size <= 0 || !keeps_interpreter()) {
         if (self->read == NULL) {
             PyErr_SetString(PyExc_AttributeError, "_read");
             return NULL;
@@ -671,7 +701,12 @@ delivery_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     self->bound = PyObject_GetAttrString(dispatch, "_bound");
     self->mailbox = PyObject_GetAttrString(dispatch, "mailbox");
     self->address = PyObject_GetAttrString(client, "address");
-    if (self->bound == NULL || self->mailbox == NULL || self->address == NULL || !PyDict_CheckExact(self->bound)) {
+    int good = self->bound != NULL && self->mailbox != NULL && self->address != NULL;
+    if (good && !PyDict_CheckExact(self->bound)) {
+        PyErr_SetString(PyExc_TypeError, "a dictionary of callbacks is needed");
+        good = 0;
+    }
+    if (!good) {
         Py_DECREF(self);
         return NULL;
     }

@@ -262,7 +262,8 @@ if not TYPE_CHECKING and not os.environ.get("SIMPLESOCKETS_PURE_PYTHON"):
     except ImportError:  # it could not be built, or this is no CPython on Linux
         pass
     else:
-        COMPILED = _speedups.REVISION == _REVISION
+        # Where threads are no threads, as with gevent, the locks have to be those that know it.
+        COMPILED = _speedups.REVISION == _REVISION and threading.get_ident.__module__ == "_thread"
 
 if not TYPE_CHECKING and COMPILED:
     _speedups.use(Step.MORE, Step.PAUSED, Step.NOTHING, Step.DONE)
