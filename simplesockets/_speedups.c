@@ -26,16 +26,18 @@
 #define TURNS 64 /* of so many calls in a row, … */
 #define KEPT 48  /* … so many keep the interpreter */
 
-static PyObject *more, *paused, *nothing, *done;               /* outcomes of a step */
-static PyCFunction socket_recv, socket_send, socket_fileno;    /* of Python's own sockets */
+static PyObject *more, *paused, *nothing, *done;            /* outcomes of a step */
+static PyCFunction socket_recv, socket_send, socket_fileno; /* of Python's own sockets */
+static char buffer[MOST_READ];                              /* used by who has the interpreter, and keeps it */
+static char spare[MOST_READ];                               /* used by one who lets go of it, … */
+static int spare_is_taken;                                  /* … until this is false again */
 
-#define NAMES(NAME)                                                                                                   \
-    NAME(_named) NAME(_send_in_full) NAME(_step_in_full) NAME(_not_read)                  \
-    NAME(_went_wrong) NAME(_leader) NAME(_not_parked) NAME(_parked) NAME(_pulse) NAME(_serve_odd) NAME(_stepped)      \
-    NAME(_told_full) NAME(caught) NAME(client_mark) NAME(odd) NAME(on_receive) NAME(serving) NAME(step) NAME(total)
+#define NAMES(NAME)                                                                                                    \
+    NAME(_leader) NAME(_named) NAME(_not_parked) NAME(_not_read) NAME(_parked) NAME(_pulse) NAME(_send_in_full)        \
+    NAME(_serve_odd) NAME(_step_in_full) NAME(_stepped) NAME(_told_full) NAME(_went_wrong) NAME(caught)                \
+    NAME(client_mark) NAME(odd) NAME(on_receive) NAME(serving) NAME(step) NAME(total)
 #define DECLARE(NAME) static PyObject *name_##NAME;
 NAMES(DECLARE)
-static char buffer[MOST_READ];                                 /* used by who has the interpreter, and keeps it */
 
 /* ------------------------------------------------------------------------------------------------- exceptions */
 
@@ -109,23 +111,55 @@ send_now(int descriptor, const char *data, Py_ssize_t size)
 }
 
 static PyObject *
-read_on(int descriptor, Py_ssize_t size)
+read_on(int descriptor, const char *start, Py_ssize_t size)
 {
     /* The buffer is full: there is more, most likely. (An error is told once, and the next read has to hear of it.) */
     int waiting = 0;
     if (ioctl(descriptor, FIONREAD, &waiting) < 0 || waiting <= 0)
-        return PyBytes_FromStringAndSize(buffer, MOST_READ);
+        return PyBytes_FromStringAndSize(start, MOST_READ);
     size = Py_MIN(size, MOST_READ + (Py_ssize_t)waiting);
     PyObject *data = PyBytes_FromStringAndSize(NULL, size);
     if (data == NULL)
         return NULL;
     char *rest = PyBytes_AS_STRING(data) + MOST_READ;
-    memcpy(PyBytes_AS_STRING(data), buffer, MOST_READ);
+    memcpy(PyBytes_AS_STRING(data), start, MOST_READ);
     ssize_t got;
     Py_BEGIN_ALLOW_THREADS
     got = recv(descriptor, rest, size - MOST_READ, MSG_DONTWAIT);
     Py_END_ALLOW_THREADS
     _PyBytes_Resize(&data, MOST_READ + Py_MAX(got, 0));
+    return data;
+}
+
+static PyObject *
+taken_from(const char *start, ssize_t got, int descriptor, Py_ssize_t size)
+{
+    if (got == MOST_READ && size > MOST_READ)
+        return read_on(descriptor, start, size);
+    if (got >= 0)
+        return PyBytes_FromStringAndSize(start, got);
+    if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+        PyErr_SetFromErrno(PyExc_OSError);
+    return NULL;
+}
+
+static PyObject *
+read_now(int descriptor, Py_ssize_t size)
+{
+    /* What is there; NULL with an exception set, or without one if there is nothing. */
+    size_t most = Py_MIN(size, MOST_READ);
+    if (keeps_interpreter() || spare_is_taken)
+        return taken_from(buffer, recv(descriptor, buffer, most, MSG_DONTWAIT), descriptor, size);
+    ssize_t got;
+    int failure;
+    spare_is_taken = 1;
+    Py_BEGIN_ALLOW_THREADS
+    got = recv(descriptor, spare, most, MSG_DONTWAIT);
+    failure = errno;
+    Py_END_ALLOW_THREADS
+    errno = failure;
+    PyObject *data = taken_from(spare, got, descriptor, size);
+    spare_is_taken = 0;
     return data;
 }
 
@@ -457,27 +491,18 @@ typedef struct {
 static PyObject *
 stepper_read(Stepper *self)
 {
-    /* What is there; NULL with an exception set, or without one if there is nothing. */
+    /* As read_now(). */
     int descriptor = self->read_flags == MSG_DONTWAIT ? descriptor_of(self->read, socket_recv) : -1;
-    if (descriptor < 0 || self->read_size <= 0 || !keeps_interpreter()) {
-        if (self->read == NULL) {
-            PyErr_SetString(PyExc_AttributeError, "_read");
-            return NULL;
-        }
-        PyObject *read = Py_NewRef(self->read);
-        PyObject *data = PyObject_CallFunction(read, "ni", self->read_size, self->read_flags);
-        Py_DECREF(read);
-        return data;
-    }
-    ssize_t got = recv(descriptor, buffer, Py_MIN(self->read_size, MOST_READ), MSG_DONTWAIT);
-    if (got < 0) {
-        if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
-            PyErr_SetFromErrno(PyExc_OSError);
+    if (descriptor >= 0 && self->read_size > 0)
+        return read_now(descriptor, self->read_size);
+    if (self->read == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "_read");
         return NULL;
     }
-    if (got == MOST_READ && self->read_size > MOST_READ)
-        return read_on(descriptor, self->read_size);
-    return PyBytes_FromStringAndSize(buffer, got);
+    PyObject *read = Py_NewRef(self->read);
+    PyObject *data = PyObject_CallFunction(read, "ni", self->read_size, self->read_flags);
+    Py_DECREF(read);
+    return data;
 }
 
 static PyObject *
