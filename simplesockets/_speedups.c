@@ -416,7 +416,8 @@ sender_send_all(Sender *self, PyObject *data)
         return PyObject_CallMethodOneArg((PyObject *)self, name__send_in_full, data);
     Lock *lock = (Lock *)Py_NewRef(self->lock);
     int outcome = sender_send_locked(self, data);
-    lock_let_go(lock);
+    if (lock_is_mine(lock)) /* locking.py's let_go(), in a signal handler, cannot tell whose it is */
+        lock_let_go(lock);
     Py_DECREF(lock);
     if (outcome > 0)
         return PyObject_CallMethodOneArg((PyObject *)self, name__send_in_full, data);

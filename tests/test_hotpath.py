@@ -542,6 +542,23 @@ def test_a_rest_that_cannot_be_sent_lets_go_of_the_lock(form: Any) -> None:
     assert it.messages_out == 0
 
 
+def test_a_lock_that_was_let_go_of_too_often_stays_usable(form: Any) -> None:
+    """By a signal handler that was interrupted in its turn: see locking.py."""
+    with full_pair() as (ours, _, _):
+        it = sender(form, ours)
+        ours.setblocking(False)
+
+        def send_rest(view: memoryview, sent: int) -> None:
+            it.write_lock.release()
+            raise KeyboardInterrupt
+
+        type(it)._send_rest = staticmethod(send_rest)
+        with pytest.raises(KeyboardInterrupt):
+            it.send_all(b"x")
+    assert not it.write_lock._is_owned()
+    assert elsewhere(lambda: (it.write_lock.acquire(timeout=PATIENCE), it.write_lock.release())) == (True, None)
+
+
 def test_nothing_is_kept(form: Any, pair: Any) -> None:
     ours, theirs = pair
     log = Log()
