@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 from .locking import let_go
 
 if TYPE_CHECKING:
+    from abc import abstractmethod
+
     from .dispatch import Dispatch
     from .leader import ParkingLot, Term
     from .server import Server_Client
@@ -59,6 +61,15 @@ class _Stepping:
         reading: bool
         served_by: int
 
+        @abstractmethod
+        def _not_read(self, failure: OSError) -> Step: ...
+
+        @abstractmethod
+        def _dispatch(self, data: bytes | None) -> Step: ...
+
+        @abstractmethod
+        def _went_wrong(self, failure: BaseException, data: bytes | None) -> Step: ...
+
     def step(self, data: bytes | None = None) -> Step:
         """Read what is there (waiting for it, if the socket is in blocking mode), feed it, dispatch the items.
 
@@ -91,15 +102,6 @@ class _Stepping:
 
     _step_in_full = step
 
-    def _not_read(self, failure: OSError) -> Step:
-        raise NotImplementedError
-
-    def _dispatch(self, data: bytes | None) -> Step:
-        raise NotImplementedError
-
-    def _went_wrong(self, failure: BaseException, data: bytes | None) -> Step:
-        raise NotImplementedError
-
 
 class _Sending:
     # What the compiled Sender needs, too.
@@ -108,6 +110,15 @@ class _Sending:
         write_lock: threading.RLock
         bytes_out: int
         messages_out: int
+
+        @abstractmethod
+        def _require_usable(self, failure: OSError) -> None: ...
+
+        @abstractmethod
+        def _send_rest(self, view: memoryview, sent: int) -> None: ...
+
+        @abstractmethod
+        def _named(self, failure: Exception) -> Exception: ...
 
     def send_all(self, data: bytes) -> None:
         """Send everything; waits while the other end does not read. Any number of threads: each one's data stays
@@ -139,15 +150,6 @@ class _Sending:
             raise
 
     _send_in_full = send_all
-
-    def _require_usable(self, failure: OSError) -> None:
-        raise NotImplementedError
-
-    def _send_rest(self, view: memoryview, sent: int) -> None:
-        raise NotImplementedError
-
-    def _named(self, failure: Exception) -> Exception:
-        raise NotImplementedError
 
 
 WriteLock = threading.RLock
