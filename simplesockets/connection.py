@@ -31,7 +31,7 @@ from .errors import ConnectionClosed, ProtocolError, SendTimeout
 from .events import Ending
 from .hotpath import Step, Stepper
 from .locking import is_mine
-from .mailbox import Mailbox
+from .mailbox import Mailbox, is_own_thread
 from .protocol import Protocol, RawProtocol
 from .stats import Counts, Ledger
 from .timing import Deadline
@@ -418,8 +418,9 @@ class Connection(Stepper):
         return Step.DONE
 
     def _went_wrong(self, failure: BaseException, data: bytes | None) -> Step:
-        # In a step, after reading.
-        if not isinstance(failure, Exception):  # a signal handler's, in a thread of the program's that reads for us
+        # In a step, after reading. In a thread of the program's that reads for us, a signal handler may have raised
+        # anything; where there is no protocol that makes mistakes, it did.
+        if not isinstance(failure, Exception) or (self._raw and not is_own_thread()):
             self._make_up_for(data)
             raise failure
         if isinstance(failure, ProtocolError):
