@@ -419,8 +419,9 @@ class Connection(Stepper):
 
     def _went_wrong(self, failure: BaseException, data: bytes | None) -> Step:
         # In a step, after reading. In a thread of the program's that reads for us, a signal handler may have raised
-        # anything; where there is no protocol that makes mistakes, it did.
-        if not isinstance(failure, Exception) or (self._raw and not is_own_thread()):
+        # anything; where no protocol could have made a mistake, it did.
+        delivering = self._raw or self._delivering is not None
+        if not isinstance(failure, Exception) or (delivering and not is_own_thread()):
             self._make_up_for(data)
             raise failure
         if isinstance(failure, ProtocolError):

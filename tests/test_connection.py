@@ -561,8 +561,9 @@ def test_the_program_s_own_loop_may_fail() -> None:
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["before it was stored", "after it was stored"])
-def test_an_interrupted_delivery_is_made_up_for_and_not_repeated(stored: bool) -> None:
-    # A thread of the program's may read for the connection while it polls, and Ctrl-C raises there.
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError, TimeoutError])
+def test_an_interrupted_delivery_is_made_up_for_and_not_repeated(stored: bool, failure: type[BaseException]) -> None:
+    # A thread of the program's may read for the connection while it polls, and signal handlers raise there.
     life = Life(b"item", LATER, b"next")
     interrupts = iter([True])
 
@@ -570,11 +571,11 @@ def test_an_interrupted_delivery_is_made_up_for_and_not_repeated(stored: bool) -
         if stored:
             life.store(data)
         if next(interrupts, False):
-            raise KeyboardInterrupt
+            raise failure
         return False if stored else life.store(data)
 
     life.on_item = deliver
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(failure):
         life.connection.step()
     life.steps()
     life.steps()

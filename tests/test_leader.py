@@ -638,11 +638,13 @@ def test_a_signal_handler_that_raises_in_the_polling_thread_ends_no_connection()
 
         def converse() -> None:
             pause = threading.Event()
-            for _ in range(100):
-                sock.sendall(b"x")
-                pause.wait(0.001)
-                signal.pthread_kill(main, signal.SIGUSR1)
-            stop.set()
+            try:
+                for _ in range(100):
+                    sock.sendall(b"x")
+                    pause.wait(0.001)
+                    signal.pthread_kill(main, signal.SIGUSR1)
+            finally:  # also if the connection ended
+                stop.set()
 
         before = signal.signal(signal.SIGUSR1, interrupt)
         thread = threading.Thread(target=converse)

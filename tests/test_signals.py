@@ -32,7 +32,13 @@ class Interrupted(BaseException):
     """What a signal handler raises."""
 
 
-def interrupted_life(protocol: Any, content: bytes, before: bool) -> tuple[Connection, Mailbox]:
+class Failed(Exception):
+    """What another one raises."""
+
+
+def interrupted_life(
+    protocol: Any, content: bytes, before: bool, failure: type[BaseException] = Interrupted
+) -> tuple[Connection, Mailbox]:
     """A connection whose first delivery is interrupted, just before the item is stored or just after."""
     ours, theirs = socket.socketpair()
     box = Mailbox(Bell())
@@ -42,10 +48,10 @@ def interrupted_life(protocol: Any, content: bytes, before: bool) -> tuple[Conne
     def deliver(data: bytes) -> bool:
         interrupt = bool(left) and left.pop()
         if interrupt and before:
-            raise Interrupted
+            raise failure
         full = box.put(connection, ReceivedBytes(data, 0.0), len(data))
         if interrupt:
-            raise Interrupted
+            raise failure
         return full
 
     connection.bind(lambda: None, deliver, lambda: None, lambda: None)
@@ -55,7 +61,7 @@ def interrupted_life(protocol: Any, content: bytes, before: bool) -> tuple[Conne
 
 
 def run_through(connection: Connection, box: Mailbox) -> bytes:
-    with pytest.raises(Interrupted):
+    with pytest.raises((Interrupted, Failed)):
         connection.step()
     while connection.step() is not Step.DONE:
         pass
@@ -63,15 +69,18 @@ def run_through(connection: Connection, box: Mailbox) -> bytes:
     return b"".join(box.take_all())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("failure", [Interrupted, Failed])
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("kind", ["short", "long", "framed"])
-def test_what_a_raising_signal_handler_interrupted_is_stored_once(kind: str, before: bool) -> None:
+def test_what_a_raising_signal_handler_interrupted_is_stored_once(
+    kind: str, before: bool, failure: type[BaseException]
+) -> None:
     content = b"".join(b"%07d " % number for number in range(10 if kind == "short" else 1000))
     if kind == "framed":
         protocol: Any = FramedProtocol(LengthPrefixFramer(4))
-        connection, box = interrupted_life(protocol, frames(content[:4000], content[4000:]), before)
+        connection, box = interrupted_life(protocol, frames(content[:4000], content[4000:]), before, failure)
     else:
-        connection, box = interrupted_life(RawProtocol(), content, before)
+        connection, box = interrupted_life(RawProtocol(), content, before, failure)
     assert run_through(connection, box) == content
 
 
