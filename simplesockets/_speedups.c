@@ -16,11 +16,12 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 
-#define REVISION 1 /* see hotpath.py */
+#define REVISION 2 /* see hotpath.py */
 #define MOST_SENT 4096
 #define MOST_READ 16384
 #define TURNS 64 /* of so many calls in a row, … */
@@ -33,9 +34,10 @@ static char spare[MOST_READ];                               /* used by one who l
 static int spare_is_taken;                                  /* … until this is false again */
 
 #define NAMES(NAME)                                                                                                    \
-    NAME(_leader) NAME(_named) NAME(_not_parked) NAME(_not_read) NAME(_parked) NAME(_pulse) NAME(_send_in_full)        \
+    NAME(_come_out) NAME(_connection) NAME(_lead_in_full) NAME(_named) NAME(_not_parked) NAME(_not_read) NAME(_send_in_full)        \
     NAME(_serve_odd) NAME(_step_in_full) NAME(_stepped) NAME(_told_full) NAME(_went_wrong) NAME(caught)                \
-    NAME(client_mark) NAME(odd) NAME(on_receive) NAME(serving) NAME(step) NAME(total)
+    NAME(_data_since) NAME(_events) NAME(_has_to_pause) NAME(_stamp) NAME(_take_in_full) NAME(append) NAME(connection)  \
+    NAME(on_receive) NAME(read_at) NAME(ring) NAME(send) NAME(source)
 #define DECLARE(NAME) static PyObject *name_##NAME;
 NAMES(DECLARE)
 
@@ -58,6 +60,13 @@ take_exception(void)
 #endif
 }
 
+static int
+succeeded(PyObject *result) /* takes the reference */
+{
+    Py_XDECREF(result);
+    return result != NULL;
+}
+
 static void
 raise_again(PyObject *failure) /* takes the reference */
 {
@@ -67,6 +76,47 @@ raise_again(PyObject *failure) /* takes the reference */
     PyErr_Restore(Py_NewRef(Py_TYPE(failure)), failure, PyException_GetTraceback(failure));
 #endif
 }
+
+/* ------------------------------------------------------------------------------------------------------ types */
+
+/* What the garbage collector, and the end of an object, want of a type with these objects in it. */
+
+#define VISIT_ONE(member) Py_VISIT(self->member);
+#define CLEAR_ONE(member) Py_CLEAR(self->member);
+#define KEEPS_OBJECTS(Type, prefix, OBJECTS)                                                                          \
+    static int prefix##_traverse(Type *self, visitproc visit, void *arg)                                              \
+    {                                                                                                                 \
+        Py_VISIT(Py_TYPE(self));                                                                                      \
+        OBJECTS(VISIT_ONE)                                                                                            \
+        return 0;                                                                                                     \
+    }                                                                                                                 \
+    static int prefix##_clear(Type *self)                                                                             \
+    {                                                                                                                 \
+        OBJECTS(CLEAR_ONE)                                                                                            \
+        return 0;                                                                                                     \
+    }                                                                                                                 \
+    static void prefix##_dealloc(Type *self)                                                                          \
+    {                                                                                                                 \
+        PyTypeObject *type = Py_TYPE(self);                                                                           \
+        PyObject_GC_UnTrack(self);                                                                                    \
+        prefix##_clear(self);                                                                                         \
+        type->tp_free(self);                                                                                          \
+        Py_DECREF(type);                                                                                              \
+    }
+
+/* A base class of one in Python, with these members and methods. */
+
+#define BASE_CLASS(Type, prefix, methods)                                                                             \
+    static PyType_Slot prefix##_slots[] = {                                                                           \
+        {Py_tp_members, prefix##_members}, {Py_tp_methods, methods},         {Py_tp_traverse, prefix##_traverse},     \
+        {Py_tp_clear, prefix##_clear},     {Py_tp_dealloc, prefix##_dealloc}, {0, NULL},                              \
+    };                                                                                                                \
+    static PyType_Spec prefix##_spec = {                                                                              \
+        "simplesockets._speedups." #Type, sizeof(Type), 0,                                                            \
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, prefix##_slots,                                \
+    };
+
+static PyMethodDef no_methods[] = {{NULL, NULL, 0, NULL}};
 
 /* ---------------------------------------------------------------------------------------------------- sockets */
 
@@ -426,32 +476,8 @@ sender_send_all(Sender *self, PyObject *data)
     Py_RETURN_NONE;
 }
 
-static int
-sender_traverse(Sender *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->send);
-    Py_VISIT(self->lock);
-    return 0;
-}
-
-static int
-sender_clear(Sender *self)
-{
-    Py_CLEAR(self->send);
-    Py_CLEAR(self->lock);
-    return 0;
-}
-
-static void
-sender_dealloc(Sender *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    sender_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
+#define SENDER_OBJECTS(DO) DO(send) DO(lock)
+KEEPS_OBJECTS(Sender, sender, SENDER_OBJECTS)
 
 static PyMemberDef sender_members[] = {
     {"_send", T_OBJECT_EX, offsetof(Sender, send), 0, NULL},
@@ -466,21 +492,13 @@ static PyMethodDef sender_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot sender_slots[] = {
-    {Py_tp_members, sender_members}, {Py_tp_methods, sender_methods}, {Py_tp_traverse, sender_traverse},
-    {Py_tp_clear, sender_clear},     {Py_tp_dealloc, sender_dealloc}, {0, NULL},
-};
-
-static PyType_Spec sender_spec = {
-    "simplesockets._speedups.Sender", sizeof(Sender), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, sender_slots,
-};
+BASE_CLASS(Sender, sender, sender_methods)
 
 /* ---------------------------------------------------------------------------------------------------- Stepper */
 
 typedef struct {
     PyObject_HEAD
-    PyObject *inbox, *read, *deliver;
+    PyObject *inbox, *read, *deliver, *send;
     Py_ssize_t read_size, brief;
     long long bytes_in, messages_in;
     double read_at;
@@ -558,39 +576,14 @@ stepper_step(Stepper *self, PyObject *Py_UNUSED(ignored))
     return outcome;
 }
 
-static int
-stepper_traverse(Stepper *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->inbox);
-    Py_VISIT(self->read);
-    Py_VISIT(self->deliver);
-    return 0;
-}
-
-static int
-stepper_clear(Stepper *self)
-{
-    Py_CLEAR(self->inbox);
-    Py_CLEAR(self->read);
-    Py_CLEAR(self->deliver);
-    return 0;
-}
-
-static void
-stepper_dealloc(Stepper *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    stepper_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
+#define STEPPER_OBJECTS(DO) DO(inbox) DO(read) DO(deliver) DO(send)
+KEEPS_OBJECTS(Stepper, stepper, STEPPER_OBJECTS)
 
 static PyMemberDef stepper_members[] = {
     {"_inbox", T_OBJECT_EX, offsetof(Stepper, inbox), 0, NULL},
     {"_read", T_OBJECT_EX, offsetof(Stepper, read), 0, NULL},
     {"_deliver", T_OBJECT_EX, offsetof(Stepper, deliver), 0, NULL},
+    {"send", T_OBJECT_EX, offsetof(Stepper, send), 0, NULL},
     {"_read_size", T_PYSSIZET, offsetof(Stepper, read_size), 0, NULL},
     {"_read_flags", T_INT, offsetof(Stepper, read_flags), 0, NULL},
     {"_short", T_PYSSIZET, offsetof(Stepper, brief), 0, NULL},
@@ -608,15 +601,314 @@ static PyMethodDef stepper_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot stepper_slots[] = {
-    {Py_tp_members, stepper_members}, {Py_tp_methods, stepper_methods}, {Py_tp_traverse, stepper_traverse},
-    {Py_tp_clear, stepper_clear},     {Py_tp_dealloc, stepper_dealloc}, {0, NULL},
+BASE_CLASS(Stepper, stepper, stepper_methods)
+
+static PyTypeObject *stepper_type;
+
+/* ---------------------------------------------------------------------------------------------- SendingMethod */
+
+/* A method send(data, …) of an object with a _connection, whose send(data) it calls, if the data is bytes and there are
+   no more arguments; else the method in Python. */
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc call;
+    PyObject *function;
+} SendingMethod;
+
+static PyObject *
+sending_method_to(PyObject *connection, PyObject *data)
+{
+    if (!PyObject_TypeCheck(connection, stepper_type) || ((Stepper *)connection)->send == NULL)
+        return PyObject_CallMethodOneArg(connection, name_send, data);
+    PyObject *send = Py_NewRef(((Stepper *)connection)->send), *result;
+    if (PyCFunction_Check(send) && PyCFunction_GET_FUNCTION(send) == (PyCFunction)sender_send_all)
+        result = sender_send_all((Sender *)PyCFunction_GET_SELF(send), data);
+    else
+        result = PyObject_CallOneArg(send, data);
+    Py_DECREF(send);
+    return result;
+}
+
+static PyObject *
+sending_method_call(SendingMethod *self, PyObject *const *args, size_t nargsf, PyObject *names)
+{
+    if (PyVectorcall_NARGS(nargsf) != 2 || names != NULL || !PyBytes_CheckExact(args[1]))
+        return PyObject_Vectorcall(self->function, args, nargsf, names);
+    PyObject *connection = PyObject_GetAttr(args[0], name__connection);
+    PyObject *result = connection == NULL ? NULL : sending_method_to(connection, args[1]);
+    Py_XDECREF(connection);
+    if (result == NULL)
+        return NULL;
+    Py_DECREF(result);
+    return PyLong_FromSsize_t(PyBytes_GET_SIZE(args[1]));
+}
+
+static PyObject *
+sending_method_get(PyObject *self, PyObject *object, PyObject *Py_UNUSED(type))
+{
+    return object == NULL || object == Py_None ? Py_NewRef(self) : PyMethod_New(self, object);
+}
+
+static PyObject *
+sending_method_getattr(SendingMethod *self, PyObject *name) /* all else is the function's */
+{
+    PyObject *found = PyObject_GenericGetAttr((PyObject *)self, name);
+    if (found == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+        found = PyObject_GetAttr(self->function, name);
+    }
+    return found;
+}
+
+static PyObject *
+sending_method_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    PyObject *function;
+    if (!PyArg_ParseTuple(args, "O:SendingMethod", &function))
+        return NULL;
+    SendingMethod *self = (SendingMethod *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->call = (vectorcallfunc)sending_method_call;
+    self->function = Py_NewRef(function);
+    return (PyObject *)self;
+}
+
+#define SENDING_METHOD_OBJECTS(DO) DO(function)
+KEEPS_OBJECTS(SendingMethod, sending_method, SENDING_METHOD_OBJECTS)
+
+static PyObject *
+sending_method_doc(SendingMethod *self, void *Py_UNUSED(closure))
+{
+    return PyObject_GetAttrString(self->function, "__doc__");
+}
+
+static PyMemberDef sending_method_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(SendingMethod, call), READONLY, NULL},
+    {"__wrapped__", T_OBJECT_EX, offsetof(SendingMethod, function), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
 };
 
-static PyType_Spec stepper_spec = {
-    "simplesockets._speedups.Stepper", sizeof(Stepper), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, stepper_slots,
+static PyGetSetDef sending_method_properties[] = {
+    {"__doc__", (getter)sending_method_doc, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
 };
+
+static PyType_Slot sending_method_slots[] = {
+    {Py_tp_new, sending_method_new},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_descr_get, sending_method_get},
+    {Py_tp_getattro, sending_method_getattr},
+    {Py_tp_members, sending_method_members},
+    {Py_tp_getset, sending_method_properties},
+    {Py_tp_traverse, sending_method_traverse},
+    {Py_tp_clear, sending_method_clear},
+    {Py_tp_dealloc, sending_method_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec sending_method_spec = {
+    "simplesockets._speedups.SendingMethod", sizeof(SendingMethod), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR,
+    sending_method_slots,
+};
+
+/* ---------------------------------------------------------------------------------------------------- Storage */
+
+typedef struct {
+    PyObject_HEAD
+    char value;
+    long rises;
+} Switch;
+
+static PyMemberDef switch_members[] = {
+    {"_value", T_BOOL, offsetof(Switch, value), 0, NULL},
+    {"_rises", T_LONG, offsetof(Switch, rises), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+#define NO_OBJECTS(DO) (void)self;
+KEEPS_OBJECTS(Switch, switch, NO_OBJECTS)
+BASE_CLASS(Switch, switch, no_methods)
+
+static PyTypeObject *switch_type;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *bell, *waiting, *lock, *new_data, *events, *items, *held, *paused, *straight;
+    long long total, client_mark, total_mark, item_cost, source_cost;
+} Storage;
+
+static PyTypeObject *storage_type;
+
+static Lock *
+storage_take_lock(Storage *self) /* a new reference; NULL, without an exception, if this is not the short way */
+{
+    if (self->lock == NULL || !Py_IS_TYPE(self->lock, lock_type) || self->new_data == NULL || self->events == NULL ||
+        !PyObject_TypeCheck(self->new_data, switch_type) || self->items == NULL || !PyList_Check(self->items) ||
+        self->held == NULL || !PyDict_CheckExact(self->held) || self->paused == NULL || !PySet_Check(self->paused) ||
+        self->waiting == NULL || !PySet_Check(self->waiting) || !lock_take((Lock *)self->lock))
+        return NULL;
+    return (Lock *)Py_NewRef(self->lock);
+}
+
+static int
+storage_count(Storage *self, PyObject *source, long long cost) /* gives whether it is full */
+{
+    PyObject *before = PyDict_GetItemWithError(self->held, source);
+    if (before == NULL && PyErr_Occurred())
+        return -1;
+    long long held = before == NULL ? 0 : PyLong_AsLongLong(before);
+    if (held == -1 && PyErr_Occurred())
+        return -1;
+    held += cost;
+    PyObject *after = PyLong_FromLongLong(held);
+    int failed = after == NULL || PyDict_SetItem(self->held, source, after) < 0;
+    Py_XDECREF(after);
+    if (failed)
+        return -1;
+    self->total += before == NULL ? cost + self->source_cost : cost;
+    int full = held >= self->client_mark || self->total >= self->total_mark;
+    return full && PySet_Add(self->paused, source) < 0 ? -1 : full;
+}
+
+static int
+storage_store(Storage *self, PyObject *source, PyObject *item, Py_ssize_t size) /* with the lock; as storage_count() */
+{
+    if (PyList_Append(self->items, item) < 0)
+        return -1;
+    int full = storage_count(self, source, size + self->item_cost);
+    Switch *flag = (Switch *)self->new_data;
+    if (full < 0 || flag->value)
+        return full;
+    PyObject *stamp = PyObject_GetAttr(item, name__stamp);
+    int failed = stamp == NULL || PyObject_SetAttr(self->events, name__data_since, stamp) < 0;
+    Py_XDECREF(stamp);
+    flag->rises++;
+    flag->value = 1;
+    return failed ? -1 : full;
+}
+
+static int
+storage_goes_straight(Storage *self, PyObject *source) /* the source is a Stepper, and straight is set */
+{
+    if (!PyTuple_CheckExact(self->straight) || PyTuple_GET_SIZE(self->straight) != 2 || PyList_GET_SIZE(self->items) > 0)
+        return 0;
+    unsigned long whose = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(self->straight, 0));
+    return whose == ((Stepper *)source)->served_by && !PyErr_Occurred();
+}
+
+static int
+storage_put_in_full(Storage *self, PyObject *source, PyObject *item, Py_ssize_t size)
+{
+    PyObject *full = PyObject_CallMethod((PyObject *)self, "_put_in_full", "OOn", source, item, size);
+    int answer = full == NULL ? -1 : PyObject_IsTrue(full);
+    Py_XDECREF(full);
+    return answer;
+}
+
+static int
+storage_put_item(Storage *self, PyObject *source, PyObject *item, Py_ssize_t size) /* gives whether it is full, or -1 */
+{
+    if (!PyObject_TypeCheck(source, stepper_type) || self->items == NULL || !PyList_Check(self->items))
+        return storage_put_in_full(self, source, item, size);
+    if (PyObject_SetAttr(item, name_source, source) < 0)
+        return -1;
+    if (self->straight != NULL && self->straight != Py_None && storage_goes_straight(self, source))
+        return succeeded(PyObject_CallMethodOneArg(PyTuple_GET_ITEM(self->straight, 1), name_append, item)) ? 0 : -1;
+    Lock *lock = storage_take_lock(self);
+    if (lock == NULL) {
+        PyErr_Clear();
+        return storage_put_in_full(self, source, item, size);
+    }
+    int full = storage_store(self, source, item, size);
+    lock_let_go(lock);
+    Py_DECREF(lock);
+    if (full >= 0 && PySet_GET_SIZE(self->waiting) > 0 &&
+        !succeeded(PyObject_CallMethodNoArgs(self->bell, name_ring)))
+        return -1;
+    return full;
+}
+
+static PyObject *
+storage_put(Storage *self, PyObject *args)
+{
+    PyObject *source, *item;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "OOn:put", &source, &item, &size))
+        return NULL;
+    int full = storage_put_item(self, source, item, size);
+    return full < 0 ? NULL : PyBool_FromLong(full);
+}
+
+static int
+storage_has_odd_things(Storage *self) /* with the lock: events to take out, somebody who may go on */
+{
+    if (PySet_GET_SIZE(self->paused) > 0)
+        return 1;
+    PyObject *events = PyObject_GetAttr(self->events, name__events);
+    int odd = events == NULL || !PyList_CheckExact(events) || PyList_GET_SIZE(events) > 0;
+    Py_XDECREF(events);
+    return odd;
+}
+
+static PyObject *
+storage_take_present(Storage *self, PyObject *Py_UNUSED(ignored))
+{
+    Lock *lock = storage_take_lock(self);
+    if (lock == NULL)
+        return PyObject_CallMethodNoArgs((PyObject *)self, name__take_in_full);
+    PyObject *taken = NULL;
+    int odd = storage_has_odd_things(self);
+    if (!odd && PyObject_SetAttr(self->events, name__data_since, Py_None) == 0) {
+        Py_ssize_t size = PyList_GET_SIZE(self->items);
+        taken = PyList_GetSlice(self->items, 0, size);
+        if (taken != NULL && PyList_SetSlice(self->items, 0, size, NULL) == 0) {
+            PyDict_Clear(self->held);
+            self->total = 0;
+            ((Switch *)self->new_data)->value = 0;
+        }
+        else
+            Py_CLEAR(taken);
+    }
+    lock_let_go(lock);
+    Py_DECREF(lock);
+    if (!odd)
+        return taken;
+    PyErr_Clear();
+    return PyObject_CallMethodNoArgs((PyObject *)self, name__take_in_full);
+}
+
+#define STORAGE_OBJECTS(DO)                                                                                           \
+    DO(bell) DO(waiting) DO(lock) DO(new_data) DO(events) DO(items) DO(held) DO(paused) DO(straight)
+KEEPS_OBJECTS(Storage, storage, STORAGE_OBJECTS)
+
+static PyMemberDef storage_members[] = {
+    {"bell", T_OBJECT_EX, offsetof(Storage, bell), 0, NULL},
+    {"_waiting", T_OBJECT_EX, offsetof(Storage, waiting), 0, NULL},
+    {"_lock", T_OBJECT_EX, offsetof(Storage, lock), 0, NULL},
+    {"new_data", T_OBJECT_EX, offsetof(Storage, new_data), 0, NULL},
+    {"events", T_OBJECT_EX, offsetof(Storage, events), 0, NULL},
+    {"_items", T_OBJECT_EX, offsetof(Storage, items), 0, NULL},
+    {"_held", T_OBJECT_EX, offsetof(Storage, held), 0, NULL},
+    {"_paused", T_OBJECT_EX, offsetof(Storage, paused), 0, NULL},
+    {"straight", T_OBJECT, offsetof(Storage, straight), 0, NULL},
+    {"total", T_LONGLONG, offsetof(Storage, total), 0, NULL},
+    {"client_mark", T_LONGLONG, offsetof(Storage, client_mark), 0, NULL},
+    {"total_mark", T_LONGLONG, offsetof(Storage, total_mark), 0, NULL},
+    {"_item_cost", T_LONGLONG, offsetof(Storage, item_cost), 0, NULL},
+    {"_source_cost", T_LONGLONG, offsetof(Storage, source_cost), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef storage_methods[] = {
+    {"put", (PyCFunction)storage_put, METH_VARARGS, NULL},
+    {"take_present", (PyCFunction)storage_take_present, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+BASE_CLASS(Storage, storage, storage_methods)
 
 /* --------------------------------------------------------------------------------------------------- Delivery */
 
@@ -624,47 +916,56 @@ typedef struct {
     PyObject_HEAD
     vectorcallfunc call;
     PyObject *deliver; /* in full */
-    PyObject *dispatch, *bound, *mailbox, *client, *address;
+    PyObject *dispatch, *bound, *mailbox, *put, *client, *address, *source;
+    PyTypeObject *make;
 } Delivery;
 
 static int
-copies_are_kept(Delivery *self)
+delivery_keeps_copies(Delivery *self)
 {
-    PyObject *total = PyObject_GetAttr(self->mailbox, name_total), *mark = PyObject_GetAttr(self->mailbox, name_client_mark);
-    PyObject *told = PyObject_GetAttr(self->dispatch, name__told_full);
-    int room = total == NULL || mark == NULL ? -1 : PyObject_RichCompareBool(total, mark, Py_LT);
-    if (room == 0)
-        room = told != Py_True; /* it is still to be said that they are not */
-    Py_XDECREF(total);
-    Py_XDECREF(mark);
+    Storage *mailbox = (Storage *)self->mailbox;
+    if (mailbox->total < mailbox->client_mark)
+        return 1;
+    PyObject *told = PyObject_GetAttr(self->dispatch, name__told_full); /* or it is still to be said that it does not */
     Py_XDECREF(told);
-    return room;
+    return told != Py_True;
 }
 
 static PyObject *
-delivery_receiver(Delivery *self) /* a new reference to what the short way calls; NULL if this is not the short way */
+delivery_item(Delivery *self, PyObject *data)
 {
-    PyObject *bound = PyDict_GetItemWithError(self->bound, name_on_receive); /* a tuple; see Dispatch.assign() */
-    PyObject *receive = bound == NULL ? Py_None : PyTuple_GET_ITEM(bound, 2);
-    if (receive == Py_None)
-        return NULL;
-    Py_INCREF(receive);
-    if (copies_are_kept(self))
-        Py_CLEAR(receive);
-    return receive;
-}
-
-static PyObject *
-delivery_call(Delivery *self, PyObject *const *args, size_t nargsf, PyObject *names)
-{
-    PyObject *receive = PyVectorcall_NARGS(nargsf) == 1 && names == NULL ? delivery_receiver(self) : NULL;
-    if (receive == NULL) {
-        PyErr_Clear();
-        return PyObject_Vectorcall(self->deliver, args, nargsf, names);
+    struct timespec time;
+    clock_gettime(CLOCK_REALTIME, &time);
+    PyObject *stamp = PyFloat_FromDouble((double)time.tv_sec + 1e-9 * (double)time.tv_nsec);
+    PyObject *item = stamp == NULL ? NULL : self->make->tp_alloc(self->make, 3);
+    if (item != NULL) {
+        PyTuple_SET_ITEM(item, 0, Py_NewRef(self->client));
+        PyTuple_SET_ITEM(item, 1, Py_NewRef(self->address));
+        PyTuple_SET_ITEM(item, 2, Py_NewRef(data));
+        if (PyObject_SetAttr(item, name__stamp, stamp) < 0)
+            Py_CLEAR(item);
     }
-    PyObject *arguments[] = {NULL, self->client, self->address, args[0]};
+    Py_XDECREF(stamp);
+    return item;
+}
+
+static PyObject *
+delivery_store(Delivery *self, PyObject *data)
+{
+    PyObject *item = delivery_item(self, data);
+    int full = item == NULL ? -1
+                            : storage_put_item((Storage *)self->mailbox, self->source, item, PyBytes_GET_SIZE(data));
+    Py_XDECREF(item);
+    if (full < 0)
+        return NULL;
+    return full ? PyObject_CallMethodOneArg(self->dispatch, name__has_to_pause, self->source) : Py_NewRef(Py_False);
+}
+
+static PyObject *
+delivery_hand_over(Delivery *self, PyObject *receive, PyObject *data)
+{
+    PyObject *arguments[] = {NULL, self->client, self->address, data};
     PyObject *result = PyObject_Vectorcall(receive, arguments + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-    Py_DECREF(receive);
     if (result == NULL) {
         PyObject *failure = take_exception();
         result = PyObject_CallMethodObjArgs(self->dispatch, name_caught, failure, name_on_receive, NULL);
@@ -676,46 +977,36 @@ delivery_call(Delivery *self, PyObject *const *args, size_t nargsf, PyObject *na
     Py_RETURN_FALSE;
 }
 
-static int
-delivery_traverse(Delivery *self, visitproc visit, void *arg)
+static PyObject *
+delivery_call(Delivery *self, PyObject *const *args, size_t nargsf, PyObject *names)
 {
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->deliver);
-    Py_VISIT(self->dispatch);
-    Py_VISIT(self->bound);
-    Py_VISIT(self->mailbox);
-    Py_VISIT(self->client);
-    Py_VISIT(self->address);
-    return 0;
+    PyObject *bound = PyDict_GetItemWithError(self->bound, name_on_receive); /* a tuple; see Dispatch.assign() */
+    if (bound == NULL || PyVectorcall_NARGS(nargsf) != 1 || names != NULL || !PyBytes_CheckExact(args[0]))
+        return PyObject_Vectorcall(self->deliver, args, nargsf, names);
+    PyObject *receive = Py_NewRef(PyTuple_GET_ITEM(bound, 2)), *result;
+    int stored = receive == Py_None && PyCFunction_Check(self->put) &&
+                 PyCFunction_GET_FUNCTION(self->put) == (PyCFunction)storage_put;
+    if (stored)
+        result = delivery_store(self, args[0]);
+    else if (receive != Py_None && !delivery_keeps_copies(self))
+        result = delivery_hand_over(self, receive, args[0]);
+    else {
+        PyErr_Clear();
+        result = PyObject_Vectorcall(self->deliver, args, nargsf, names);
+    }
+    Py_DECREF(receive);
+    return result;
 }
 
-static int
-delivery_clear(Delivery *self)
-{
-    Py_CLEAR(self->deliver);
-    Py_CLEAR(self->dispatch);
-    Py_CLEAR(self->bound);
-    Py_CLEAR(self->mailbox);
-    Py_CLEAR(self->client);
-    Py_CLEAR(self->address);
-    return 0;
-}
-
-static void
-delivery_dealloc(Delivery *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    delivery_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
+#define DELIVERY_OBJECTS(DO)                                                                                          \
+    DO(deliver) DO(dispatch) DO(bound) DO(mailbox) DO(put) DO(client) DO(address) DO(source) DO(make)
+KEEPS_OBJECTS(Delivery, delivery, DELIVERY_OBJECTS)
 
 static PyObject *
 delivery_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    PyObject *deliver, *dispatch, *client;
-    if (!PyArg_ParseTuple(args, "OOO:Delivery", &deliver, &dispatch, &client))
+    PyObject *deliver, *dispatch, *client, *source, *make;
+    if (!PyArg_ParseTuple(args, "OOOOO!:Delivery", &deliver, &dispatch, &client, &source, &PyType_Type, &make))
         return NULL;
     Delivery *self = (Delivery *)type->tp_alloc(type, 0);
     if (self == NULL)
@@ -724,12 +1015,16 @@ delivery_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
     self->deliver = Py_NewRef(deliver);
     self->dispatch = Py_NewRef(dispatch);
     self->client = Py_NewRef(client);
+    self->source = Py_NewRef(source);
+    self->make = (PyTypeObject *)Py_NewRef(make);
     self->bound = PyObject_GetAttrString(dispatch, "_bound");
     self->mailbox = PyObject_GetAttrString(dispatch, "mailbox");
+    self->put = self->mailbox == NULL ? NULL : PyObject_GetAttrString(self->mailbox, "put");
     self->address = PyObject_GetAttrString(client, "address");
-    int good = self->bound != NULL && self->mailbox != NULL && self->address != NULL;
-    if (good && !PyDict_CheckExact(self->bound)) {
-        PyErr_SetString(PyExc_TypeError, "a dictionary of callbacks is needed");
+    int good = self->bound != NULL && self->put != NULL && self->address != NULL;
+    if (good && !(PyDict_CheckExact(self->bound) && PyObject_TypeCheck(self->mailbox, storage_type) &&
+                  PyType_IsSubtype(self->make, &PyTuple_Type))) {
+        PyErr_SetString(PyExc_TypeError, "a dictionary of callbacks, a Storage and a type of tuples are needed");
         good = 0;
     }
     if (!good) {
@@ -870,52 +1165,141 @@ static PyType_Slot gate_slots[] = {
 
 static PyType_Spec gate_spec = {"simplesockets._speedups.Gate", sizeof(Gate), 0, Py_TPFLAGS_DEFAULT, gate_slots};
 
-/* ------------------------------------------------------------------------------------------------------ serve */
+/* ---------------------------------------------------------------------------------------------------- Attendant */
 
-static int
-leads(PyObject *lot, PyObject *term)
+typedef struct {
+    PyObject_HEAD
+    PyObject *step;
+    char odd;
+} Steppable;
+
+#define STEPPABLE_OBJECTS(DO) DO(step)
+KEEPS_OBJECTS(Steppable, steppable, STEPPABLE_OBJECTS)
+
+static PyMemberDef steppable_members[] = {
+    {"step", T_OBJECT_EX, offsetof(Steppable, step), 0, NULL},
+    {"odd", T_BOOL, offsetof(Steppable, odd), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+BASE_CLASS(Steppable, steppable, no_methods)
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *serving;
+    unsigned long outsider;
+    char waits;
+} Leading;
+
+#define LEADING_OBJECTS(DO) DO(serving)
+KEEPS_OBJECTS(Leading, leading, LEADING_OBJECTS)
+
+static PyMemberDef leading_members[] = {
+    {"serving", T_OBJECT, offsetof(Leading, serving), 0, NULL},
+    {"outsider", T_ULONG, offsetof(Leading, outsider), 0, NULL},
+    {"waits", T_BOOL, offsetof(Leading, waits), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+BASE_CLASS(Leading, leading, no_methods)
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *leader, *parked, *terms, *waiting, *poll, *pulse;
+    double longest;
+    Py_ssize_t most;
+    char dozing;
+} Attendant;
+
+static PyTypeObject *steppable_type, *leading_type;
+
+static void
+serves(Leading *term, PyObject *parked) /* or nobody: NULL */
 {
-    PyObject *leader = PyObject_GetAttr(lot, name__leader);
-    int same = leader == NULL ? -1 : leader == term;
-    Py_XDECREF(leader);
-    return same;
+    PyObject *former = term->serving;
+    term->serving = Py_XNewRef(parked);
+    Py_XDECREF(former);
 }
 
 static int
-succeeded(PyObject *result) /* takes the reference */
+read_at_of(PyObject *parked, double *read_at)
 {
-    Py_XDECREF(result);
-    return result != NULL;
+    PyObject *connection = PyObject_GetAttr(parked, name_connection);
+    PyObject *time = connection == NULL ? NULL : PyObject_GetAttr(connection, name_read_at);
+    *read_at = time == NULL ? -1 : PyFloat_AsDouble(time);
+    Py_XDECREF(connection);
+    Py_XDECREF(time);
+    return !PyErr_Occurred();
 }
 
-static int
-serve_one(PyObject *lot, PyObject *term, PyObject *parked, PyObject *event, PyObject *usual)
+static PyObject *
+attendant_step(PyObject *parked, double *read_at) /* it is a Steppable; read_at may be NULL */
 {
-    PyObject *odd = PyObject_GetAttr(parked, name_odd);
-    int special = odd == NULL ? -1 : odd != Py_False ? 1 : PyObject_RichCompareBool(event, usual, Py_NE);
-    Py_XDECREF(odd);
-    if (special < 0)
-        return 0;
-    if (special) {
-        PyObject *timed = PyObject_IsTrue(usual) ? Py_False : Py_True;
-        return succeeded(PyObject_CallMethodObjArgs(lot, name__serve_odd, term, parked, event, timed, NULL));
+    PyObject *step = ((Steppable *)parked)->step;
+    if (step == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "step");
+        return NULL;
     }
-    PyObject *step = PyObject_GetAttr(parked, name_step), *outcome = NULL;
-    if (step != NULL && PyCFunction_Check(step) && PyCFunction_GET_FUNCTION(step) == (PyCFunction)stepper_step)
-        outcome = stepper_step((Stepper *)PyCFunction_GET_SELF(step), NULL);
-    else if (step != NULL)
+    Py_INCREF(step);
+    PyObject *outcome;
+    if (PyCFunction_Check(step) && PyCFunction_GET_FUNCTION(step) == (PyCFunction)stepper_step) {
+        Stepper *stepper = (Stepper *)PyCFunction_GET_SELF(step);
+        outcome = stepper_step(stepper, NULL);
+        if (read_at != NULL)
+            *read_at = stepper->read_at;
+    }
+    else {
         outcome = PyObject_CallNoArgs(step);
-    Py_XDECREF(step);
-    if (outcome == NULL || outcome == more)
-        return succeeded(outcome);
-    int good = succeeded(PyObject_CallMethodObjArgs(lot, name__stepped, parked, outcome, NULL));
+        if (outcome != NULL && read_at != NULL && !read_at_of(parked, read_at))
+            Py_CLEAR(outcome);
+    }
+    Py_DECREF(step);
+    return outcome;
+}
+
+static int
+attendant_serve_one(PyObject *self, PyObject *term, PyObject *parked, PyObject *event, double slow, double *clock)
+{
+    /* Told when the last one was done, if those that take longer than slow are looked for; changes it then. */
+    long events = PyLong_AsLong(event);
+    if (events == -1 && PyErr_Occurred())
+        return 0;
+    if (!PyObject_TypeCheck(parked, steppable_type)) {
+        PyErr_SetString(PyExc_TypeError, "what is parked has to be a Steppable");
+        return 0;
+    }
+    if (events != EPOLLIN || ((Steppable *)parked)->odd) {
+        int good = succeeded(PyObject_CallMethodObjArgs(self, name__serve_odd, term, parked, event, NULL));
+        *clock = now();
+        return good;
+    }
+    int timed = slow >= 0;
+    double began = *clock, read_at = -1;
+    PyObject *outcome = attendant_step(parked, timed ? &read_at : NULL);
+    if (outcome == NULL)
+        return 0;
+    int good = 1;
+    if (timed) {
+        *clock = now();
+        if (read_at > began && *clock - read_at > slow)
+            good = succeeded(PyObject_CallMethod(self, "_took_long", "OOOdd", term, parked, outcome, read_at - began,
+                                                 *clock - read_at));
+    }
+    if (good && outcome != more)
+        good = succeeded(PyObject_CallMethodObjArgs(self, name__stepped, parked, outcome, NULL));
     Py_DECREF(outcome);
     return good;
 }
 
 static int
-serve_all(PyObject *lot, PyObject *term, PyObject *events, PyObject *usual, PyObject *parked_at, Pulse *pulse)
+attendant_serve_all(Attendant *self, Leading *term, PyObject *events, double slow)
 {
+    if (self->parked == NULL || !PyDict_CheckExact(self->parked) || self->pulse == NULL ||
+        !Py_IS_TYPE(self->pulse, pulse_type) || !PyObject_TypeCheck((PyObject *)term, leading_type)) {
+        PyErr_SetString(PyExc_TypeError, "a dictionary, a Pulse and a Leading are needed");
+        return 0;
+    }
+    double clock = slow >= 0 ? now() : 0;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(events); i++) {
         PyObject *pair = PyList_GET_ITEM(events, i);
         if (!PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2) {
@@ -923,43 +1307,132 @@ serve_all(PyObject *lot, PyObject *term, PyObject *events, PyObject *usual, PyOb
             return 0;
         }
         PyObject *fd = PyTuple_GET_ITEM(pair, 0);
-        pulse->beats++;
-        PyObject *parked = PyDict_GetItemWithError(parked_at, fd);
+        ((Pulse *)self->pulse)->beats++;
+        PyObject *parked = PyDict_GetItemWithError(self->parked, fd);
         if (parked == NULL) {
-            if (PyErr_Occurred() || !succeeded(PyObject_CallMethodObjArgs(lot, name__not_parked, term, fd, NULL)))
+            if (PyErr_Occurred() ||
+                !succeeded(PyObject_CallMethodObjArgs((PyObject *)self, name__not_parked, term, fd, NULL)))
                 return 0;
             continue;
         }
         Py_INCREF(parked);
-        int goes_on = PyObject_SetAttr(term, name_serving, parked) < 0 ? -1 : leads(lot, term);
-        if (goes_on > 0 && !serve_one(lot, term, parked, PyTuple_GET_ITEM(pair, 1), usual))
-            goes_on = -1;
+        serves(term, parked);
+        int leads = self->leader == (PyObject *)term;
+        int good = !leads || attendant_serve_one((PyObject *)self, (PyObject *)term, parked, PyTuple_GET_ITEM(pair, 1),
+                                                 slow, &clock);
         Py_DECREF(parked);
-        if (goes_on <= 0)
-            return goes_on == 0;
+        if (!good)
+            return 0;
+        if (!leads) /* what it leaves is reported to the next */
+            break;
     }
+    serves(term, NULL);
     return 1;
 }
 
 static PyObject *
-serve(PyObject *Py_UNUSED(module), PyObject *args)
+attendant_serve(Attendant *self, PyObject *args)
 {
-    PyObject *lot, *term, *events, *usual;
-    if (!PyArg_ParseTuple(args, "OOO!O:serve", &lot, &term, &PyList_Type, &events, &usual))
+    PyObject *term, *events;
+    double slow = -1;
+    if (!PyArg_ParseTuple(args, "OO!|d:_serve", &term, &PyList_Type, &events, &slow))
         return NULL;
-    PyObject *parked_at = PyObject_GetAttr(lot, name__parked), *pulse = PyObject_GetAttr(lot, name__pulse);
-    int good = parked_at != NULL && pulse != NULL;
-    if (good && !(PyDict_CheckExact(parked_at) && Py_IS_TYPE(pulse, pulse_type))) {
-        PyErr_SetString(PyExc_TypeError, "a dictionary and a pulse are needed");
-        good = 0;
-    }
-    good = good && serve_all(lot, term, events, usual, parked_at, (Pulse *)pulse);
-    Py_XDECREF(parked_at);
-    Py_XDECREF(pulse);
-    if (!good || PyObject_SetAttr(term, name_serving, Py_None) < 0)
-        return NULL;
-    Py_RETURN_NONE;
+    return attendant_serve_all(self, (Leading *)term, events, slow) ? Py_NewRef(Py_None) : NULL;
 }
+
+static PyObject *
+attendant_poll(Attendant *self, PyObject *ready, double timeout)
+{
+    /* Wait, unless it is ready. NULL with an exception set, or without one if there was no need to wait. */
+    PyObject *is_ready = PyObject_CallNoArgs(ready);
+    int waits = is_ready == NULL ? -1 : !PyObject_IsTrue(is_ready);
+    Py_XDECREF(is_ready);
+    if (waits <= 0)
+        return NULL;
+    PyObject *poll = Py_NewRef(self->poll), *events = PyObject_CallFunction(poll, "dn", timeout, self->most);
+    Py_DECREF(poll);
+    if (events != NULL && !PyList_CheckExact(events)) {
+        PyErr_SetString(PyExc_TypeError, "events come in a list");
+        Py_CLEAR(events);
+    }
+    return events;
+}
+
+static int
+attendant_lead_once(Attendant *self, Leading *term, PyObject *ready, double timeout)
+{
+    term->waits = 1;
+    if (PySet_Add(self->terms, (PyObject *)term) < 0)
+        return 0;
+    if (self->leader != (PyObject *)term)
+        return 1;
+    /* Whoever changes a flag from now on wakes us; so the flags are looked at after this. */
+    if (PySet_Add(self->waiting, (PyObject *)term) < 0)
+        return 0;
+    PyObject *events = attendant_poll(self, ready, timeout);
+    if (events == NULL && PyErr_Occurred())
+        return 0;
+    PySet_Discard(self->waiting, (PyObject *)term);
+    term->waits = 0;
+    int good = events == NULL || attendant_serve_all(self, term, events, -1);
+    Py_XDECREF(events);
+    return good;
+}
+
+static PyObject *
+attendant_lead(Attendant *self, PyObject *const *args, Py_ssize_t count)
+{
+    Leading *term = (Leading *)self->leader;
+    double timeout = count == 2 ? PyFloat_AsDouble(args[0]) : -1;
+    if (timeout < 0 || term == NULL || !PyObject_TypeCheck((PyObject *)term, leading_type) ||
+        term->outsider != PyThread_get_thread_ident() || self->poll == NULL || self->terms == NULL ||
+        self->waiting == NULL || !Py_IS_TYPE(self->terms, &PySet_Type) || !Py_IS_TYPE(self->waiting, &PySet_Type) ||
+        PySet_Contains(self->terms, (PyObject *)term) != 0) {
+        PyErr_Clear();
+        PyObject *full = PyObject_GetAttr((PyObject *)self, name__lead_in_full);
+        PyObject *result = full == NULL ? NULL : PyObject_Vectorcall(full, args, count, NULL);
+        Py_XDECREF(full);
+        return result;
+    }
+    Py_INCREF(term);
+    int good = attendant_lead_once(self, term, args[1], Py_MIN(timeout, self->longest));
+    if (good && !term->waits && term->serving == NULL && !self->dozing && self->leader == (PyObject *)term)
+        good = PySet_Discard(self->terms, (PyObject *)term) >= 0;
+    else { /* a signal handler may have raised, in this thread of the program's */
+        PyObject *failure = good ? NULL : take_exception();
+        good = succeeded(PyObject_CallMethodOneArg((PyObject *)self, name__come_out, (PyObject *)term)) && good;
+        if (failure != NULL && PyErr_Occurred())
+            Py_DECREF(failure); /* that one was raised later, and counts */
+        else if (failure != NULL)
+            raise_again(failure);
+    }
+    Py_DECREF(term);
+    return good ? Py_NewRef(Py_True) : NULL;
+}
+
+#define ATTENDANT_OBJECTS(DO) DO(leader) DO(parked) DO(terms) DO(waiting) DO(poll) DO(pulse)
+KEEPS_OBJECTS(Attendant, attendant, ATTENDANT_OBJECTS)
+
+static PyMemberDef attendant_members[] = {
+    {"_leader", T_OBJECT, offsetof(Attendant, leader), 0, NULL},
+    {"_parked", T_OBJECT_EX, offsetof(Attendant, parked), 0, NULL},
+    {"_terms", T_OBJECT_EX, offsetof(Attendant, terms), 0, NULL},
+    {"_waiting", T_OBJECT_EX, offsetof(Attendant, waiting), 0, NULL},
+    {"_poll", T_OBJECT_EX, offsetof(Attendant, poll), 0, NULL},
+    {"_pulse", T_OBJECT_EX, offsetof(Attendant, pulse), 0, NULL},
+    {"_longest", T_DOUBLE, offsetof(Attendant, longest), 0, NULL},
+    {"_most", T_PYSSIZET, offsetof(Attendant, most), 0, NULL},
+    {"_dozing", T_BOOL, offsetof(Attendant, dozing), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef attendant_methods[] = {
+    {"lead", (PyCFunction)(void (*)(void))attendant_lead, METH_FASTCALL, NULL},
+    {"_serve", (PyCFunction)attendant_serve, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+BASE_CLASS(Attendant, attendant, attendant_methods)
 
 /* ----------------------------------------------------------------------------------------------------- module */
 
@@ -1006,7 +1479,6 @@ find_socket_methods(void)
 
 static PyMethodDef module_methods[] = {
     {"use", use, METH_VARARGS, "use(more, paused, nothing, done): the outcomes that a step gives."},
-    {"serve", serve, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1034,9 +1506,13 @@ PyInit__speedups(void)
         return NULL;
     PyObject *module = PyModule_Create(&module_def);
     if (module == NULL || (lock_type = add_type(module, &lock_spec)) == NULL ||
-        add_type(module, &sender_spec) == NULL || add_type(module, &stepper_spec) == NULL ||
-        add_type(module, &delivery_spec) == NULL || add_type(module, &gate_spec) == NULL ||
+        add_type(module, &sender_spec) == NULL || (stepper_type = add_type(module, &stepper_spec)) == NULL ||
+        add_type(module, &sending_method_spec) == NULL ||
+        (switch_type = add_type(module, &switch_spec)) == NULL ||
+        (storage_type = add_type(module, &storage_spec)) == NULL || add_type(module, &delivery_spec) == NULL || add_type(module, &gate_spec) == NULL ||
         (pulse_type = add_type(module, &pulse_spec)) == NULL ||
+        (steppable_type = add_type(module, &steppable_spec)) == NULL ||
+        (leading_type = add_type(module, &leading_spec)) == NULL || add_type(module, &attendant_spec) == NULL ||
         PyModule_AddIntConstant(module, "REVISION", REVISION) < 0) {
         Py_XDECREF(module);
         return NULL;

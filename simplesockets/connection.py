@@ -101,7 +101,6 @@ class Connection(Stepper):
         "kept",
         "mailbox",
         "protocol",
-        "send",
         "stream",
         "thread",
         "waker",
@@ -138,7 +137,7 @@ class Connection(Stepper):
         self.served_by = 0  # the number of the thread that runs hooks, and stores items; 0 while none does
         self._unended = [True]  # who pops it runs the ended hook
         self._goodbye = Deadline(None, 0.0)
-        self.send: Callable[[bytes], None] = stream.send_all if self._raw else self._send_encoded
+        self.send = stream.send_all if self._raw else self._send_encoded
         """``send(item)``: send an item; waits while the peer does not read. For any thread. Raises OSError if the
         connection broke, or was closed (:class:`~.errors.ConnectionClosed`), ValueError if the protocol cannot carry
         it."""

@@ -267,7 +267,7 @@ class ServerDispatch(Dispatch):
                 self.caught(failure, "on_receive")
             return False
 
-        return shortened(deliver, self, client)
+        return shortened(deliver, self, client, source, ReceivedItem)
 
     def connected(self, client: Server_Client) -> None:
         """Run ``on_connect``."""

@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
+import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Hashable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .locking import let_go
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from abc import abstractmethod
 
     from .dispatch import Dispatch
-    from .leader import ParkingLot, Term
+    from .events import ReceivedItem
+    from .leader import Parked, Term
+    from .mailbox import Bell, EventQueue, Flag, Item, Pausable, ReceivedList, Sleeping
     from .server import Server_Client
 
 
@@ -39,8 +42,12 @@ class Step(enum.Enum):
     DONE = "finish"
 
 
+Method = TypeVar("Method", bound=Callable[..., int])
+
 _MORE, _PAUSED, _DONE = Step.MORE, Step.PAUSED, Step.DONE  # looked up once
 _get_ident, _now = threading.get_ident, time.perf_counter
+_clear = list.clear  # where a subclass has another one
+_READABLE: int = getattr(select, "POLLIN", 1)  # as epoll's
 
 
 class _Stepping:
@@ -59,6 +66,7 @@ class _Stepping:
         messages_in: int
         read_at: float
         reading: bool
+        send: Callable[[bytes], None]
         served_by: int
 
         @abstractmethod
@@ -152,8 +160,196 @@ class _Sending:
     _send_in_full = send_all
 
 
-WriteLock = threading.RLock
-"""What :attr:`Sender.write_lock` is."""
+class _Storing:
+    # What the compiled Storage needs, too.
+    if TYPE_CHECKING:
+        new_data: Flag
+        events: EventQueue
+        bell: Bell
+        straight: tuple[int, deque[Any]] | None
+        client_mark: int
+        total_mark: int
+        total: int
+        _lock: threading.RLock
+        _items: ReceivedList
+        _held: dict[Hashable, int]
+        _paused: set[Pausable]
+        _waiting: set[Sleeping]
+        _item_cost: int
+        _source_cost: int
+
+        @abstractmethod
+        def _resume(self, sources: Collection[Pausable]) -> None: ...
+
+    def put(self, source: Pausable, item: Item, size: int, /) -> bool:
+        """Store an item of ``size`` bytes, raise the flag, wake the pollers.
+
+        Returns:
+            Whether the source has to pause; :meth:`Pausable.resume` tells it when to go on.
+        """
+        item.source = source
+        straight = self.straight
+        if straight is not None and straight[0] == source.served_by and not self._items:
+            straight[1].append(item)
+            return False
+        cost, lock = size + self._item_cost, self._lock
+        try:
+            lock.acquire()
+            self._items.append(item)
+            before = self._held.get(source)
+            self._held[source] = held = cost if before is None else before + cost
+            self.total = total = self.total + (cost + self._source_cost if before is None else cost)
+            full = held >= self.client_mark or total >= self.total_mark
+            if full:
+                self._paused.add(source)
+            flag = self.new_data
+            if not flag._value:  # as flag.rise(), in one call less
+                self.events._data_since = item._stamp
+                flag._rises += 1
+                flag._value = True
+            lock.release()
+        except BaseException:
+            let_go(lock)
+            raise
+        if self._waiting:
+            self.bell.ring()
+        return full
+
+    _put_in_full = put
+
+    def take_present(self) -> list[Item]:
+        """Take everything out and lower the flag. Never waits."""
+        lock, resumed = self._lock, None
+        try:
+            lock.acquire()
+            items = [*self._items]
+            _clear(self._items)
+            self._held.clear()
+            self.total = 0
+            self.new_data._value = False
+            events = self.events
+            events._data_since = None  # as events.data_gone()
+            if events._events:
+                events.data_gone()
+            if self._paused:
+                resumed, self._paused = self._paused, set()
+            lock.release()
+        except BaseException:
+            let_go(lock)
+            if resumed:
+                self._resume(resumed)
+            raise
+        if resumed:
+            self._resume(resumed)
+        return items
+
+    _take_in_full = take_present
+
+
+class _Attending:
+    # What the compiled Attendant needs, too.
+    if TYPE_CHECKING:
+        _leader: Term | None
+        _parked: dict[int, Parked]
+        _terms: set[Term]
+        _waiting: set[Sleeping]
+        _poll: Callable[[float, int], list[tuple[int, int]]]
+        _pulse: Pulse
+        _longest: float
+        _most: int
+        _dozing: bool
+
+        @abstractmethod
+        def _come_in(self) -> Term | None: ...
+
+        @abstractmethod
+        def _come_out(self, term: Term) -> None: ...
+
+        @abstractmethod
+        def _not_parked(self, term: Term, fd: int) -> None: ...
+
+        @abstractmethod
+        def _serve_odd(self, term: Term, parked: Parked, event: int) -> None: ...
+
+        @abstractmethod
+        def _took_long(self, term: Term, parked: Parked, outcome: Step, reading: float, calling: float) -> None: ...
+
+        @abstractmethod
+        def _stepped(self, parked: Parked, outcome: Step) -> None: ...
+
+    def lead(self, timeout: float, ready: Callable[[], bool], /) -> bool:
+        """Called by a thread that would only wait: read meanwhile, until something came or it is ``ready``.
+
+        Args:
+            timeout: seconds, at most; it may take less.
+            ready: looked at before waiting.
+
+        Returns:
+            False, at once, if it may not lead, because another thread does.
+        """
+        if timeout > self._longest:
+            timeout = self._longest
+        term = self._leader
+        if term is None or term.outsider != _get_ident() or term in self._terms:
+            term = self._come_in()
+            if term is None:
+                return False
+        waiting = self._waiting
+        try:
+            term.waits = True
+            self._terms.add(term)
+            if self._leader is term:
+                # Whoever changes a flag from now on wakes us; so the flags are looked at after this.
+                waiting.add(term)
+                events = None if ready() else self._poll(timeout, self._most)
+                waiting.discard(term)
+                term.waits = False
+                if events:
+                    self._serve(term, events)
+        finally:  # a signal handler may have raised, in this thread of the program's
+            self._come_out(term)
+        return True
+
+    _lead_in_full = lead
+
+    def _serve(self, term: Term, events: list[tuple[int, int]], slow: float = -1.0, /) -> None:
+        """Step the connections that a selector reported.
+
+        Args:
+            term: of who leads.
+            events: pairs of descriptor and event.
+            slow: seconds; whoever takes longer for a callback is told of. Below 0 nobody is looked for.
+        """
+        pulse, parked_at = self._pulse, self._parked
+        began = _now()
+        for fd, event in events:
+            pulse.beats += 1
+            try:
+                parked = parked_at[fd]
+            except KeyError:
+                self._not_parked(term, fd)
+                continue
+            term.serving = parked
+            if self._leader is not term:  # it lost the lead; what it leaves is reported to the next
+                break
+            if event != _READABLE or parked.odd:
+                self._serve_odd(term, parked, event)
+                began = _now()
+                continue
+            step = parked.step  # in two steps, here and elsewhere: Python calls what an attribute holds faster then
+            outcome = step()
+            if slow >= 0:
+                called, ended = parked.connection.read_at, _now()
+                if called > began and ended - called > slow:
+                    self._took_long(term, parked, outcome, called - began, ended - called)
+                began = ended
+            if outcome is not _MORE:
+                self._stepped(parked, outcome)
+        term.serving = None
+
+
+RLock = threading.RLock
+"""What :attr:`Sender.write_lock` is, and the lock of a mailbox."""
 
 
 class Stepper(_Stepping):
@@ -171,12 +367,49 @@ class Stepper(_Stepping):
         "messages_in",
         "read_at",
         "reading",
+        "send",
         "served_by",
     )
 
 
 class Sender(_Sending):
     """Sends whole messages, one at a time; says nothing about what happens when it goes wrong."""
+
+
+class Switch:
+    """What a flag is: whether it is up, and how often it rose."""
+
+    __slots__ = ("_rises", "_value")
+
+    _rises: int
+    _value: bool
+
+
+class Storage(_Storing):
+    """Stores items and gives them out; says nothing about who comes, or goes on, when."""
+
+
+class Steppable:
+    """Who is parked."""
+
+    __slots__ = ("odd", "step")
+
+    odd: bool
+    step: Callable[[], Step]
+
+
+class Leading:
+    """A time of leading."""
+
+    __slots__ = ("outsider", "serving", "waits")
+
+    outsider: int
+    serving: Parked | None
+    waits: bool
+
+
+class Attendant(_Attending):
+    """Steps who is parked and was reported; says nothing about who may do so."""
 
 
 class Pulse:
@@ -217,45 +450,36 @@ class Gate:
             self._lock.release()
 
 
-def serve(lot: ParkingLot, term: Term, events: list[tuple[int, int]], usual: int) -> None:
-    """Step the connections that a selector reported.
+def shortened(
+    deliver: Callable[[bytes], bool],
+    dispatch: Dispatch,
+    client: Server_Client,
+    source: Pausable,
+    make: type[ReceivedItem],
+) -> Callable[[bytes], bool]:
+    """What hands items over, with a short way to ``on_receive`` (if the copies that are kept for polling have reached
+    their limit), or to the mailbox.
 
     Args:
-        lot: where they are parked.
-        term: of who leads.
-        events: pairs of descriptor and event.
-        usual: the event of those for which there is nothing to do but to step.
+        deliver: hands them over in all cases.
+        dispatch: has the callbacks and the mailbox.
+        client: whose items these are.
+        source: where they come from.
+        make: the type of stored items.
     """
-    pulse, parked_at = lot._pulse, lot._parked
-    for fd, event in events:
-        pulse.beats += 1
-        try:
-            parked = parked_at[fd]
-        except KeyError:
-            lot._not_parked(term, fd)
-            continue
-        term.serving = parked
-        if lot._leader is not term:  # it lost the lead; what it leaves is reported to the next
-            break
-        if event != usual or parked.odd:
-            lot._serve_odd(term, parked, event, not usual)
-            continue
-        step = parked.step  # in two steps, here and elsewhere: Python calls what an attribute holds faster then
-        if (outcome := step()) is not _MORE:
-            lot._stepped(parked, outcome)
-    term.serving = None
-
-
-def shortened(deliver: Callable[[bytes], bool], dispatch: Dispatch, client: Server_Client) -> Callable[[bytes], bool]:
-    """What hands items over, with a short way to ``on_receive`` if there is one: for where it has one, and the copies
-    that are kept for polling have reached their limit."""
     return deliver
+
+
+def sending(method: Method) -> Method:
+    """A decorator of a method ``send(data, …)``: with nothing but bytes given, that only calls ``_connection.send`` with
+    them, and gives their number."""
+    return method
 
 
 COMPILED = False
 """Whether the compiled ones are in use."""
 
-_REVISION = 1
+_REVISION = 2
 """Rises with what the two forms ask of each other: one that was compiled before that is not used."""
 
 if not TYPE_CHECKING and not os.environ.get("SIMPLESOCKETS_PURE_PYTHON"):
@@ -269,8 +493,9 @@ if not TYPE_CHECKING and not os.environ.get("SIMPLESOCKETS_PURE_PYTHON"):
 
 if not TYPE_CHECKING and COMPILED:
     _speedups.use(Step.MORE, Step.PAUSED, Step.NOTHING, Step.DONE)
-    WriteLock, Pulse, Gate = _speedups.Lock, _speedups.Pulse, _speedups.Gate
-    serve, shortened = _speedups.serve, _speedups.Delivery
+    RLock, Pulse, Gate = _speedups.Lock, _speedups.Pulse, _speedups.Gate
+    Steppable, Leading, Switch = _speedups.Steppable, _speedups.Leading, _speedups.Switch
+    shortened, sending = _speedups.Delivery, _speedups.SendingMethod
 
     class Stepper(_speedups.Stepper, _Stepping):
         """Reads, and hands over."""
@@ -279,3 +504,9 @@ if not TYPE_CHECKING and COMPILED:
 
     class Sender(_speedups.Sender, _Sending):
         """Sends whole messages, one at a time."""
+
+    class Attendant(_speedups.Attendant, _Attending):
+        """Steps who is parked and was reported."""
+
+    class Storage(_speedups.Storage, _Storing):
+        """Stores items and gives them out."""

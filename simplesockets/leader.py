@@ -52,7 +52,7 @@ from collections.abc import Callable
 
 from .connection import Connection
 from .crew import Crew, Effort, effort
-from .hotpath import Gate, Pulse, Step, serve
+from .hotpath import COMPILED, Attendant, Gate, Leading, Pulse, Step, Steppable
 from .mailbox import LONGEST_WAIT, Bell
 from .readiness import GONE, READABLE, WRITABLE, Readiness
 from .transport import Stream
@@ -85,18 +85,29 @@ _IN, _LOOK, _SOMETHING = READABLE, READABLE | WRITABLE, READABLE | GONE
 class Sleeper:
     """Whoever may be the stand-by."""
 
-    __slots__ = ("gate", "outcome")
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        self.outcome: Step | None = None  # why it has something else to do now
-        self.gate = Gate()  # what it sleeps on
+    gate: Gate
+    """What it sleeps on."""
+    outcome: Step | None
+    """Why it has something else to do now."""
 
     def rouse(self) -> None:
         """Wake it."""
         self.gate.open()
 
 
-class Parked(Sleeper):
+class Watcher(Sleeper):
+    """A thread that has nothing else to do."""
+
+    __slots__ = ("gate", "outcome")
+
+    def __init__(self) -> None:
+        self.outcome = None
+        self.gate = Gate()
+
+
+class Parked(Steppable, Sleeper):
     """A connection that others read for. The connection knows it as its ``waker``.
 
     Args:
@@ -112,12 +123,12 @@ class Parked(Sleeper):
         "connection",
         "evict",
         "fd",
+        "gate",
         "held",
         "lot",
         "muted",
-        "odd",
+        "outcome",
         "sleeps",
-        "step",
         "tried",
         "watched",
     )
@@ -130,7 +141,8 @@ class Parked(Sleeper):
         *,
         watched: bool = False,
     ) -> None:
-        super().__init__()
+        self.outcome = None
+        self.gate = Gate()
         self.lot = lot
         self.connection = connection
         self.step = connection.step if type(connection.stream) is Stream else self._step_all
@@ -186,7 +198,7 @@ def took_it(before: Effort | None) -> bool:
     return before is None or now is None or now.waits > before.waits or now.seconds - before.seconds > COMPUTING
 
 
-class Term:
+class Term(Leading):
     """One time of leading.
 
     Args:
@@ -196,18 +208,18 @@ class Term:
         release: ends its waiting (so it can hang on a bell).
     """
 
-    __slots__ = ("holds", "outsider", "release", "serving", "waits", "works")
+    __slots__ = ("holds", "release", "works")
 
     def __init__(self, *, works: bool = False, outsider: int = 0, release: Callable[[], None] = lambda: None) -> None:
         self.outsider = outsider
         self.works = works
         self.release = release
         self.waits = False  # in the selector
-        self.serving: Parked | None = None  # whom it steps, or is about to
+        self.serving = None  # whom it steps, or is about to
         self.holds: Parked | None = None  # whom it stepped when it lost the lead
 
 
-class ParkingLot:
+class ParkingLot(Attendant):
     """The parked connections of one server or client, and the lead.
 
     Args:
@@ -225,15 +237,17 @@ class ParkingLot:
         self._lock = threading.RLock()  # protects who is parked, leads, stands by; never held across I/O or user code
         self._open = False
         self._closed = False
-        self._parked: dict[int, Parked] = {}  # by descriptor
+        self._parked = {}  # by descriptor
         self._most = 1  # that one look at the selector reports; Python makes room for so many, each time
-        self._leader: Term | None = None
-        self._terms: set[Term] = set()  # of those inside: of the leader, but while it handles what came, and of those
+        self._longest = LONGEST_WAIT
+        self._leader = None
+        self._waiting = bell.waiting
+        self._terms = set()  # of those inside: of the leader, but while it handles what came, and of those
         # that lost the lead and have not left
         self._asked = False  # a poller wants the lead
         self._pulse = Pulse()  # rises with all that a leader does
         self._stand_by: Sleeper | None = None
-        self._watcher = Sleeper()  # the stand-by who is not parked, if there is one
+        self._watcher = Watcher()  # the stand-by who is not parked, if there is one
         self._dozing = False  # the stand-by sleeps until it is roused
         self._search = 0  # how many looks at the selector the callbacks are still timed for, one by one
 
@@ -291,6 +305,7 @@ class ParkingLot:
             self._readiness = self._make_readiness()
         except OSError:  # no descriptors left: it works without
             return False
+        self._poll = self._readiness.poll
         self._open = True
         self._bell.leader = self
         return True
@@ -422,52 +437,23 @@ class ParkingLot:
         held.settle()
         return False
 
-    def lead(self, timeout: float, ready: Callable[[], bool]) -> bool:
-        """Called by a thread that would only wait: read meanwhile, until something came or it is ``ready``.
-
-        Args:
-            timeout: seconds, at most; it may take less.
-            ready: looked at before waiting.
-
-        Returns:
-            False, at once, if it may not lead, because another thread does.
-        """
-        if timeout > LONGEST_WAIT:
-            timeout = LONGEST_WAIT
-        term = self._leader
-        if term is None or term.outsider != _get_ident() or term in self._terms:
-            term = self._come_in()
-            if term is None:
-                return False
-        waiting, terms = self._bell.waiting, self._terms
+    def _come_out(self, term: Term) -> None:
+        # After lead(). A signal handler may raise in here, too.
         try:
-            term.waits = True
-            terms.add(term)
-            if self._leader is term:
-                # Whoever changes a flag from now on wakes us; so the flags are looked at after this.
-                waiting.add(term)
-                events = None if ready() else self._readiness.poll(timeout, self._most)
-                waiting.discard(term)
+            if term.waits:
+                self._waiting.discard(term)
                 term.waits = False
-                if events:
-                    self._serve(term, events)
-        finally:  # a signal handler may have raised, in this thread of the program's; and may do so again
-            try:
-                if term.waits:
-                    waiting.discard(term)
-                    term.waits = False
-                if term.serving is None:  # else nobody may take its place before it is known what it holds
-                    terms.discard(term)
-                if self._dozing:
-                    self._rouse_stand_by()
-                if self._leader is not term or term.serving is not None:
-                    self._leave(term)
-            except BaseException:
-                waiting.discard(term)
-                term.waits = False
+            if term.serving is None:  # else nobody may take its place before it is known what it holds
+                self._terms.discard(term)
+            if self._dozing:
+                self._rouse_stand_by()
+            if self._leader is not term or term.serving is not None:
                 self._leave(term)
-                raise
-        return True
+        except BaseException:
+            self._waiting.discard(term)
+            term.waits = False
+            self._leave(term)
+            raise
 
     def _come_in(self) -> Term | None:
         # The lead for the calling thread of the program's, unless another thread has it.
@@ -520,7 +506,7 @@ class ParkingLot:
         try:
             while self._may_go_on(term) and while_():
                 term.waits = True
-                events = self._readiness.poll(-1, self._most)
+                events = self._poll(-1, self._most)
                 term.waits = False
                 self._pulse.beats += 1  # before the stand-by looks
                 if self._dozing:
@@ -539,15 +525,12 @@ class ParkingLot:
 
     # -------------------------------------------------------------------------------------------------- serving
 
-    def _serve(self, term: Term, events: list[tuple[int, int]], timed: bool = False) -> None:
-        serve(self, term, events, 0 if timed else _IN)  # timed: none is an ordinary one
-
     def _serve_callbacks(self, term: Term, events: list[tuple[int, int]]) -> None:
-        # To time each callback costs too much. If all together took long there may be a slow one among them, and the
-        # next ones are timed.
-        if self._search:
-            self._search -= 1
-            self._serve(term, events, timed=True)
+        # In Python, to time each callback costs too much. There, if all together took long there may be a slow one
+        # among them, and the next ones are timed.
+        if COMPILED or self._search:
+            self._search = max(0, self._search - 1)
+            self._serve(term, events, SLOW)
         else:
             began = _now()
             self._serve(term, events)
@@ -557,19 +540,32 @@ class ParkingLot:
         if held is not None and not held.tried:
             held.tried = PATIENCE
 
-    def _step_timed(self, term: Term, parked: Parked) -> Step:
-        before, began = effort() if parked.tried else None, _now()
-        step = parked.step()
-        between = parked.connection.read_at
-        slow = between > began and parked.is_slow(between - began, _now() - between, before)
+    def _step_suspect(self, term: Term, parked: Parked) -> Step:
+        before, began = effort(), _now()
+        outcome = parked.step()
+        called = parked.connection.read_at
+        if called > began:
+            self._took_long(term, parked, outcome, called - began, _now() - called, before)
+        return outcome
+
+    def _took_long(
+        self,
+        term: Term,
+        parked: Parked,
+        outcome: Step,
+        reading: float,
+        calling: float,
+        before: Effort | None = None,
+    ) -> None:
+        # Or did not, if it is a suspect.
+        slow = parked.is_slow(reading, calling, before)
         if slow or parked.odd is not bool(parked.tried):
             with self._lock:
                 if slow and parked.held:  # then who holds it lets it out
                     parked.evict = True
                 parked.settle()
-        if slow and step is _MORE and self._leader is term and not parked.evict:
+        if slow and outcome is _MORE and self._leader is term and not parked.evict:
             self._let_out(parked, _MORE)
-        return step
 
     def _not_parked(self, term: Term, fd: int) -> None:
         with self._lock, contextlib.suppress(OSError, ValueError):
@@ -580,7 +576,7 @@ class ParkingLot:
             elif fd not in self._parked:
                 self._readiness.unregister(fd)
 
-    def _serve_odd(self, term: Term, parked: Parked, event: int, timed: bool) -> None:
+    def _serve_odd(self, term: Term, parked: Parked, event: int) -> None:
         if parked.held or parked.evict:
             self._mute(parked)
             return
@@ -591,8 +587,8 @@ class ParkingLot:
                 return
         if parked.watched and not self.polled:
             step = Step.READY
-        elif timed or (parked.tried and term.works):
-            step = self._step_timed(term, parked)
+        elif parked.tried and term.works:
+            step = self._step_suspect(term, parked)
         else:
             step = parked.step()
         if step is not _MORE:

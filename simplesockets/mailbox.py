@@ -34,7 +34,7 @@ from datetime import datetime
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
 from .events import EXCEPTION, RECEIVED, Event, ReceivedBytes, ReceivedItem
-from .locking import let_go
+from .hotpath import RLock, Storage, Switch
 from .timing import HEED, Deadline
 
 QUICK = 50e-6
@@ -242,10 +242,10 @@ class Bell:
             _this_thread().sleep((self,), timeout, ready)
 
 
-class Flag:
+class Flag(Switch):
     """A boolean that many threads poll. Reading it costs nothing while nothing happens."""
 
-    __slots__ = ("_bell", "_rises", "_value", "hint")
+    __slots__ = ("_bell", "hint")
 
     def __init__(self, bell: Bell, value: bool = False) -> None:
         self.hint: Callable[[], None] | None = None  # called by threads that spin: see hints.py
@@ -338,7 +338,7 @@ class EventQueue:
     def __init__(self, bell: Bell | None = None, lock: threading.RLock | None = None) -> None:
         self._bell = Bell() if bell is None else bell
         # Protects what follows; never held across I/O or user code. A mailbox and its events have one in common.
-        self._lock = threading.RLock() if lock is None else lock
+        self._lock = RLock() if lock is None else lock
         self._events: list[Event] = []
         self._data_since: float | None = None  # a pending RECEIVED, newest of all; made an Event when one is asked for
 
@@ -459,10 +459,7 @@ class Pausable(Hashable, Protocol):
         """There is room again."""
 
 
-_clear = list.clear
-
-
-class Mailbox:
+class Mailbox(Storage):
     """The received items that nobody fetched yet, with their flag and their limits.
 
     Args:
@@ -473,53 +470,21 @@ class Mailbox:
 
     def __init__(self, bell: Bell, client_mark: int = CLIENT_MARK, total_mark: int = TOTAL_MARK) -> None:
         self.bell = bell
-        self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
+        self._waiting = bell.waiting
+        self._lock = RLock()  # protects what follows; never held across I/O or user code
         self.new_data = Flag(bell)
         self.events = EventQueue(bell, self._lock)
         self.client_mark = client_mark
         self.total_mark = total_mark
         self._items = ReceivedList(self)
-        self._held: dict[Hashable, int] = {}  # bytes by source
+        self._held = {}  # bytes by source
         self.total = 0
         """Bytes that all items take, with what they cost beside their content."""
-        self._paused: set[Pausable] = set()
-        self.straight: tuple[int, deque[Any]] | None = None
+        self._paused = set()
+        self._item_cost, self._source_cost = ITEM_COST, SOURCE_COST
+        self.straight = None
         """Set by a thread that waits, and will fetch all there is: its number, and where it puts that. What it reads
         itself meanwhile goes there straight away, unless older items wait here."""
-
-    def put(self, source: Pausable, item: Item, size: int) -> bool:
-        """Store an item of ``size`` bytes, raise the flag, wake the pollers.
-
-        Returns:
-            Whether the source has to pause; :meth:`Pausable.resume` tells it when to go on.
-        """
-        item.source = source
-        straight = self.straight
-        if straight is not None and straight[0] == source.served_by and not self._items:
-            straight[1].append(item)
-            return False
-        cost, lock = size + ITEM_COST, self._lock
-        try:
-            lock.acquire()
-            self._items.append(item)
-            before = self._held.get(source)
-            self._held[source] = held = cost if before is None else before + cost
-            self.total = total = self.total + (cost + SOURCE_COST if before is None else cost)
-            full = held >= self.client_mark or total >= self.total_mark
-            if full:
-                self._paused.add(source)
-            flag = self.new_data
-            if not flag._value:  # as flag.rise(), in one call less
-                self.events._data_since = item._stamp
-                flag._rises += 1
-                flag._value = True
-            lock.release()
-        except BaseException:
-            let_go(lock)
-            raise
-        if self.bell.waiting:
-            self.bell.ring()
-        return full
 
     def tell_again(self) -> None:
         """Make known what waits: an exception of a signal handler may have ended :meth:`put` before it did that."""
@@ -572,32 +537,6 @@ class Mailbox:
             items = len(self._items)
             content = self.total - items * ITEM_COST - len(self._held) * SOURCE_COST
         return items, max(0, content)  # the program may have put items into the list that are on nobody's account
-
-    def take_present(self) -> list[Item]:
-        """Take everything out and lower the flag. Never waits."""
-        lock, resumed = self._lock, None
-        try:
-            lock.acquire()
-            items = [*self._items]
-            _clear(self._items)
-            self._held.clear()
-            self.total = 0
-            self.new_data._value = False
-            events = self.events
-            events._data_since = None  # as events.data_gone()
-            if events._events:
-                events.data_gone()
-            if self._paused:
-                resumed, self._paused = self._paused, set()
-            lock.release()
-        except BaseException:
-            let_go(lock)
-            if resumed:
-                self._resume(resumed)
-            raise
-        if resumed:
-            self._resume(resumed)
-        return items
 
     def take_first(self, source: Pausable, size: int | None = None) -> bytes | None:
         """Take the oldest item of one source, or its first ``size`` bytes; None if there is none."""

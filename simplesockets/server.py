@@ -36,6 +36,7 @@ from .events import (
     to_bytes,
 )
 from .hints import expect_clients, expect_none
+from .hotpath import sending
 from .locking import is_mine
 from .mailbox import Bell, Flag, Mailbox
 from .pool import PoolEngine
@@ -114,6 +115,7 @@ class Server_Client:
         """Why the connection ended; None while it is open."""
         return self._connection.ending
 
+    @sending
     def send(self, data: Data, raw: bool = False) -> int:
         """Send everything; waits while the client does not read.
 

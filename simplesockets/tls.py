@@ -32,7 +32,7 @@ from collections.abc import Iterator, Sequence
 from os import PathLike
 
 from .errors import SetupError
-from .hotpath import WriteLock
+from .hotpath import RLock
 from .timing import Deadline
 from .transport import NO_WAIT, SAFE_TO_SEND, Stream, send_at_once, wait_ready
 
@@ -286,7 +286,7 @@ class TLSStream(Stream):
         if send_timeout is not None:
             self._limit_sending(send_timeout)
         self.bytes_out = self.messages_out = 0
-        self.write_lock = WriteLock()
+        self.write_lock = RLock()
         self._unsent = memoryview(b"")  # encrypted; protected by the write lock, as the next two
         self._held = 0  # bytes that send_now() is to get once more, and which are encrypted already
         self._pushing = False  # a thread is sending _unsent; if it is the calling one, below on its stack

@@ -37,7 +37,7 @@ from functools import lru_cache, partial
 from typing_extensions import Buffer
 
 from .errors import BindError, BusyError, ConnectionClosed, ResolveError, SendTimeout
-from .hotpath import Sender, WriteLock
+from .hotpath import Sender, RLock
 from .timing import Deadline, Standstill
 
 try:
@@ -146,7 +146,7 @@ class Stream(Sender):
         socket in a mode in which reading does not wait; OSError if the connection broke."""
         self._send = sock.send
         self.bytes_out = self.messages_out = 0
-        self.write_lock = WriteLock()
+        self.write_lock = RLock()
         """One sender at a time; held across I/O."""
         send_at_once(sock)
         if send_timeout is not None:

@@ -116,7 +116,7 @@ def test_a_stand_by_that_dozes_is_roused_although_its_predecessor_wakes_late() -
 
     def parked() -> Any:
         it: Any = leader.Parked.__new__(leader.Parked)
-        leader.Sleeper.__init__(it)
+        it.gate, it.outcome = leader.Gate(), None
         it.lot, it.fd, it.evict, it.muted, it._out = lot, -1, False, False, None
         it.connection = type("Connection", (), {"waker": None})()
         return it
@@ -408,7 +408,7 @@ def test_a_handler_that_ends_polling_in_who_takes_the_lead_is_heeded(
 
 
 def test_a_stand_by_may_go_while_it_is_roused() -> None:
-    sleeper = leader.Sleeper()
+    sleeper = leader.Watcher()
     looks = [None, sleeper]  # the last first; a signal handler closes everything after that
     going: Any = type("Going", (leader.ParkingLot,), {"_stand_by": property(lambda _: looks.pop(), lambda *_: None)})
     lot = going(Bell(), crew.Crew("unused", lambda seconds, task: None), None)

@@ -108,9 +108,10 @@ def test_idle_clients_cost_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     with pool(on_receive=echo) as server:
         before = threading.active_count()
         with many(server, 100) as socks:
+            wait_until(lambda: len(server.clients) == 100)  # who speaks while it is alone has a thread
             for sock in socks:
                 ask(sock)
-            wait_until(lambda: len(server.clients) == 100 and all_parked(server))
+            wait_until(lambda: all_parked(server))
             wait_until(lambda: threading.active_count() <= before + 2, "threads leaving")  # one leads, one stands by
             for sock in socks:
                 ask(sock)
@@ -378,7 +379,7 @@ def test_close_with_many_idle_clients_is_quick_and_complete() -> None:
             for sock in socks:
                 ask(sock)
             began = time.monotonic()
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 15  # one after the other: minutes
         assert len(gone) == 300
         for sock in socks:
             assert sock.recv(1) == b""
