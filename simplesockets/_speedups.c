@@ -24,6 +24,7 @@
 #define REVISION 2 /* see hotpath.py */
 #define MOST_SENT 4096
 #define MOST_READ 16384
+#define MOST_WAITED_FOR 4096 /* on the stack of a thread, which programs may make small */
 #define TURNS 64 /* of so many calls in a row, … */
 #define KEPT 48  /* … so many keep the interpreter */
 
@@ -161,31 +162,31 @@ send_now(int descriptor, const char *data, Py_ssize_t size)
 }
 
 static PyObject *
-read_on(int descriptor, const char *start, Py_ssize_t size)
+read_on(int descriptor, const char *start, Py_ssize_t got, Py_ssize_t size)
 {
     /* The buffer is full: there is more, most likely. (An error is told once, and the next read has to hear of it.) */
     int waiting = 0;
     if (ioctl(descriptor, FIONREAD, &waiting) < 0 || waiting <= 0)
-        return PyBytes_FromStringAndSize(start, MOST_READ);
-    size = Py_MIN(size, MOST_READ + (Py_ssize_t)waiting);
+        return PyBytes_FromStringAndSize(start, got);
+    size = Py_MIN(size, got + (Py_ssize_t)waiting);
     PyObject *data = PyBytes_FromStringAndSize(NULL, size);
     if (data == NULL)
         return NULL;
-    char *rest = PyBytes_AS_STRING(data) + MOST_READ;
-    memcpy(PyBytes_AS_STRING(data), start, MOST_READ);
-    ssize_t got;
+    char *rest = PyBytes_AS_STRING(data) + got;
+    memcpy(PyBytes_AS_STRING(data), start, got);
+    ssize_t more_got;
     Py_BEGIN_ALLOW_THREADS
-    got = recv(descriptor, rest, size - MOST_READ, MSG_DONTWAIT);
+    more_got = recv(descriptor, rest, size - got, MSG_DONTWAIT);
     Py_END_ALLOW_THREADS
-    _PyBytes_Resize(&data, MOST_READ + Py_MAX(got, 0));
+    _PyBytes_Resize(&data, got + Py_MAX(more_got, 0));
     return data;
 }
 
 static PyObject *
-taken_from(const char *start, ssize_t got, int descriptor, Py_ssize_t size)
+taken_from(const char *start, ssize_t got, Py_ssize_t most, int descriptor, Py_ssize_t size)
 {
-    if (got == MOST_READ && size > MOST_READ)
-        return read_on(descriptor, start, size);
+    if (got == most && size > most)
+        return read_on(descriptor, start, got, size);
     if (got >= 0)
         return PyBytes_FromStringAndSize(start, got);
     if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
@@ -197,9 +198,9 @@ static PyObject *
 read_now(int descriptor, Py_ssize_t size)
 {
     /* What is there; NULL with an exception set, or without one if there is nothing. */
-    size_t most = Py_MIN(size, MOST_READ);
+    Py_ssize_t most = Py_MIN(size, MOST_READ);
     if (keeps_interpreter() || spare_is_taken)
-        return taken_from(buffer, recv(descriptor, buffer, most, MSG_DONTWAIT), descriptor, size);
+        return taken_from(buffer, recv(descriptor, buffer, most, MSG_DONTWAIT), most, descriptor, size);
     ssize_t got;
     int failure;
     spare_is_taken = 1;
@@ -208,7 +209,7 @@ read_now(int descriptor, Py_ssize_t size)
     failure = errno;
     Py_END_ALLOW_THREADS
     errno = failure;
-    PyObject *data = taken_from(spare, got, descriptor, size);
+    PyObject *data = taken_from(spare, got, most, descriptor, size);
     spare_is_taken = 0;
     return data;
 }
@@ -505,15 +506,12 @@ typedef struct {
     unsigned long served_by;
     int read_flags;
     char closing, reading;
+    char big; /* so was what came last */
 } Stepper;
 
 static PyObject *
-stepper_read(Stepper *self)
+stepper_read_in_full(Stepper *self)
 {
-    /* As read_now(). */
-    int descriptor = self->read_flags == MSG_DONTWAIT ? descriptor_of(self->read, socket_recv) : -1;
-    if (descriptor >= 0 && self->read_size > 0)
-        return read_now(descriptor, self->read_size);
     if (self->read == NULL) {
         PyErr_SetString(PyExc_AttributeError, "_read");
         return NULL;
@@ -521,6 +519,45 @@ stepper_read(Stepper *self)
     PyObject *read = Py_NewRef(self->read);
     PyObject *data = PyObject_CallFunction(read, "ni", self->read_size, self->read_flags);
     Py_DECREF(read);
+    return data;
+}
+
+static PyObject *
+stepper_wait_and_read(Stepper *self, int descriptor)
+{
+    /* A read that may wait, of what is small, most likely. */
+    char here[MOST_WAITED_FOR];
+    Py_ssize_t most = Py_MIN(self->read_size, MOST_WAITED_FOR);
+    ssize_t got;
+    int failure;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        got = recv(descriptor, here, most, 0);
+        failure = errno;
+        Py_END_ALLOW_THREADS
+        if (got < 0 && failure == EINTR && PyErr_CheckSignals() < 0)
+            return NULL;
+    } while (got < 0 && failure == EINTR);
+    errno = failure;
+    if (got < 0 && (failure == EAGAIN || failure == EWOULDBLOCK))
+        return stepper_read_in_full(self); /* it does not wait: Python knows for how long it has to */
+    return taken_from(here, got, most, descriptor, self->read_size);
+}
+
+static PyObject *
+stepper_read(Stepper *self)
+{
+    /* What came; NULL with an exception set, or without one if nothing did. */
+    int descriptor = self->read_size > 0 ? descriptor_of(self->read, socket_recv) : -1;
+    PyObject *data;
+    if (descriptor >= 0 && self->read_flags == MSG_DONTWAIT)
+        data = read_now(descriptor, self->read_size);
+    else if (descriptor >= 0 && self->read_flags == 0 && !self->big)
+        data = stepper_wait_and_read(self, descriptor);
+    else
+        data = stepper_read_in_full(self);
+    if (data != NULL)
+        self->big = PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) >= MOST_WAITED_FOR;
     return data;
 }
 
@@ -920,17 +957,6 @@ typedef struct {
     PyTypeObject *make;
 } Delivery;
 
-static int
-delivery_keeps_copies(Delivery *self)
-{
-    Storage *mailbox = (Storage *)self->mailbox;
-    if (mailbox->total < mailbox->client_mark)
-        return 1;
-    PyObject *told = PyObject_GetAttr(self->dispatch, name__told_full); /* or it is still to be said that it does not */
-    Py_XDECREF(told);
-    return told != Py_True;
-}
-
 static PyObject *
 delivery_item(Delivery *self, PyObject *data)
 {
@@ -949,16 +975,14 @@ delivery_item(Delivery *self, PyObject *data)
     return item;
 }
 
-static PyObject *
-delivery_store(Delivery *self, PyObject *data)
+static int
+delivery_store(Delivery *self, PyObject *data) /* gives whether it is full, or -1 */
 {
     PyObject *item = delivery_item(self, data);
     int full = item == NULL ? -1
                             : storage_put_item((Storage *)self->mailbox, self->source, item, PyBytes_GET_SIZE(data));
     Py_XDECREF(item);
-    if (full < 0)
-        return NULL;
-    return full ? PyObject_CallMethodOneArg(self->dispatch, name__has_to_pause, self->source) : Py_NewRef(Py_False);
+    return full;
 }
 
 static PyObject *
@@ -977,23 +1001,42 @@ delivery_hand_over(Delivery *self, PyObject *receive, PyObject *data)
     Py_RETURN_FALSE;
 }
 
+static int
+delivery_has_room(Delivery *self) /* for what is stored and called with: as much as for one client */
+{
+    return ((Storage *)self->mailbox)->total < ((Storage *)self->mailbox)->client_mark;
+}
+
+static int
+delivery_is_short(Delivery *self, PyObject *receive)
+{
+    if (!PyCFunction_Check(self->put) || PyCFunction_GET_FUNCTION(self->put) != (PyCFunction)storage_put)
+        return 0;
+    if (receive == Py_None || delivery_has_room(self))
+        return 1;
+    PyObject *told = PyObject_GetAttr(self->dispatch, name__told_full); /* or it is still to be said */
+    if (told == NULL)
+        PyErr_Clear();
+    Py_XDECREF(told);
+    return told == Py_True;
+}
+
 static PyObject *
 delivery_call(Delivery *self, PyObject *const *args, size_t nargsf, PyObject *names)
 {
     PyObject *bound = PyDict_GetItemWithError(self->bound, name_on_receive); /* a tuple; see Dispatch.assign() */
-    if (bound == NULL || PyVectorcall_NARGS(nargsf) != 1 || names != NULL || !PyBytes_CheckExact(args[0]))
+    PyObject *receive = bound == NULL ? NULL : PyTuple_GET_ITEM(bound, 2), *result = NULL;
+    if (receive == NULL || PyVectorcall_NARGS(nargsf) != 1 || names != NULL || !PyBytes_CheckExact(args[0]) ||
+        !delivery_is_short(self, receive))
         return PyObject_Vectorcall(self->deliver, args, nargsf, names);
-    PyObject *receive = Py_NewRef(PyTuple_GET_ITEM(bound, 2)), *result;
-    int stored = receive == Py_None && PyCFunction_Check(self->put) &&
-                 PyCFunction_GET_FUNCTION(self->put) == (PyCFunction)storage_put;
-    if (stored)
-        result = delivery_store(self, args[0]);
-    else if (receive != Py_None && !delivery_keeps_copies(self))
+    Py_INCREF(receive);
+    int full = receive == Py_None || delivery_has_room(self) ? delivery_store(self, args[0]) : 0;
+    if (full >= 0 && receive != Py_None)
         result = delivery_hand_over(self, receive, args[0]);
-    else {
-        PyErr_Clear();
-        result = PyObject_Vectorcall(self->deliver, args, nargsf, names);
-    }
+    else if (full > 0)
+        result = PyObject_CallMethodOneArg(self->dispatch, name__has_to_pause, self->source);
+    else if (full == 0)
+        result = Py_NewRef(Py_False);
     Py_DECREF(receive);
     return result;
 }

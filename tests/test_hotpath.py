@@ -31,7 +31,7 @@ from .support.waiting import PATIENCE, Gate, wait_until
 BUFFER = 16384
 """Bytes that the compiled form reads at once."""
 AT_ONCE = 4096
-"""Bytes that the compiled form sends at once."""
+"""Bytes that the compiled form sends at once, and reads at once where it waits for them."""
 SHORT = 0.05
 
 
@@ -122,7 +122,7 @@ def arrived(sock: socket.socket, count: int) -> None:
 
 
 @pytest.mark.parametrize("flags", [0, NO_WAIT])
-@pytest.mark.parametrize("size", [1, 64, BUFFER - 1, BUFFER, BUFFER + 1, 3 * BUFFER, 65535])
+@pytest.mark.parametrize("size", [1, 64, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, BUFFER - 1, BUFFER, BUFFER + 1, 3 * BUFFER, 65535])
 def test_what_is_there_is_one_item(form: Any, pair: Any, size: int, flags: int) -> None:
     ours, theirs = pair
     log = Log()
