@@ -24,6 +24,7 @@
 #define REVISION 2 /* see hotpath.py */
 #define MOST_SENT 4096
 #define MOST_READ 16384
+#define MOST_DIGITS 18 /* of a length */
 #define MOST_WAITED_FOR 4096 /* on the stack of a thread, which programs may make small */
 #define TURNS 64 /* of so many calls in a row, … */
 #define KEPT 48  /* … so many keep the interpreter */
@@ -35,10 +36,11 @@ static char spare[MOST_READ];                               /* used by one who l
 static int spare_is_taken;                                  /* … until this is false again */
 
 #define NAMES(NAME)                                                                                                    \
-    NAME(_come_out) NAME(_connection) NAME(_lead_in_full) NAME(_named) NAME(_not_parked) NAME(_not_read) NAME(_send_in_full)        \
-    NAME(_serve_odd) NAME(_step_in_full) NAME(_stepped) NAME(_told_full) NAME(_went_wrong) NAME(caught)                \
-    NAME(_data_since) NAME(_events) NAME(_has_to_pause) NAME(_stamp) NAME(_take_in_full) NAME(append) NAME(connection)  \
-    NAME(on_receive) NAME(read_at) NAME(ring) NAME(send) NAME(source)
+    NAME(_come_out) NAME(_connection) NAME(_data_since) NAME(_events) NAME(_has_to_pause) NAME(_kept)                  \
+    NAME(_lead_in_full) NAME(_named) NAME(_not_parked) NAME(_not_read) NAME(_send_in_full) NAME(_serve_odd)            \
+    NAME(_stamp) NAME(_step_in_full) NAME(_stepped) NAME(_take_in_full) NAME(_told_full) NAME(_went_wrong)             \
+    NAME(append) NAME(bare) NAME(caught) NAME(connection) NAME(header_size) NAME(limit) NAME(on_receive)               \
+    NAME(read_at) NAME(ring) NAME(send) NAME(source)
 #define DECLARE(NAME) static PyObject *name_##NAME;
 NAMES(DECLARE)
 
@@ -499,7 +501,7 @@ BASE_CLASS(Sender, sender, sender_methods)
 
 typedef struct {
     PyObject_HEAD
-    PyObject *inbox, *read, *deliver, *send;
+    PyObject *inbox, *read, *deliver, *delivering, *error, *send, *framer;
     Py_ssize_t read_size, brief;
     long long bytes_in, messages_in;
     double read_at;
@@ -571,17 +573,88 @@ stepper_handle(Stepper *self, PyObject *name, PyObject *data)
     return result;
 }
 
-static PyObject *
-stepper_deliver(Stepper *self, PyObject *data)
+static Py_ssize_t
+number_of(PyObject *object, PyObject *name) /* one that is 0 or more; -1 if it is no such number */
 {
+    PyObject *value = PyObject_GetAttr(object, name);
+    Py_ssize_t number = value == NULL ? -1 : PyLong_AsSsize_t(value);
+    Py_XDECREF(value);
+    PyErr_Clear();
+    return number;
+}
+
+static int
+has_none(PyObject *object, PyObject *name) /* in a container, by its length */
+{
+    PyObject *value = PyObject_GetAttr(object, name);
+    int none = value != NULL && PyObject_Size(value) == 0;
+    Py_XDECREF(value);
+    PyErr_Clear();
+    return none;
+}
+
+static Py_ssize_t
+length_in(const char *header, Py_ssize_t size) /* in decimal digits, spaces behind them; -1 if that is not all */
+{
+    Py_ssize_t length = 0, i = 0;
+    while (i < size && i < MOST_DIGITS && '0' <= header[i] && header[i] <= '9')
+        length = 10 * length + header[i++] - '0';
+    if (i == 0)
+        return -1;
+    while (i < size && header[i] == ' ')
+        i++;
+    return i == size ? length : -1;
+}
+
+static PyObject *
+only_frame(PyObject *framer, PyObject *data)
+{
+    /* The frame, if that is a whole one and nothing else, of a LengthPrefixFramer; NULL, without an exception, if not. */
+    Py_ssize_t header_size = number_of(framer, name_header_size), size = PyBytes_GET_SIZE(data);
+    if (header_size <= 0 || size < header_size || !has_none(framer, name__kept) || !has_none(framer, name_bare))
+        return NULL;
+    Py_ssize_t length = length_in(PyBytes_AS_STRING(data), header_size);
+    if (length != size - header_size || length > number_of(framer, name_limit))
+        return NULL;
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + header_size, length);
+}
+
+static PyObject *
+stepper_item(Stepper *self, PyObject *data)
+{
+    /* What is to be handed over if that came; NULL, without an exception, if this is not the short way. Others may have
+       run meanwhile, if the read waited. */
+    Py_ssize_t size = PyBytes_CheckExact(data) ? PyBytes_GET_SIZE(data) : 0;
+    if (size == 0 || size >= self->read_size || self->closing || !self->reading || PyObject_Size(self->inbox) != 0)
+        return NULL;
+    if (size < self->brief)
+        return Py_NewRef(data);
+    if (self->framer == NULL || self->framer == Py_None || (self->error != NULL && self->error != Py_None))
+        return NULL;
+    return only_frame(self->framer, data);
+}
+
+static PyObject *
+stepper_deliver(Stepper *self, PyObject *data, PyObject *item)
+{
+    self->read_at = now();
+    self->served_by = PyThread_get_thread_ident();
     self->bytes_in += PyBytes_GET_SIZE(data);
     self->messages_in++;
-    PyObject *deliver = Py_NewRef(self->deliver);
-    PyObject *full = PyObject_CallOneArg(deliver, data);
+    if (item != data) /* else a signal handler's exception shows what it was */
+        Py_XSETREF(self->delivering, Py_NewRef(item));
+    PyObject *deliver = Py_NewRef(self->deliver), *outcome;
+    PyObject *full = PyObject_CallOneArg(deliver, item);
     Py_DECREF(deliver);
     int pause = full == NULL ? -1 : PyObject_IsTrue(full);
     Py_XDECREF(full);
-    PyObject *outcome = pause < 0 ? stepper_handle(self, name__went_wrong, data) : Py_NewRef(pause ? paused : more);
+    if (pause < 0)
+        outcome = stepper_handle(self, name__went_wrong, data);
+    else {
+        outcome = Py_NewRef(pause ? paused : more);
+        if (item != data)
+            Py_XSETREF(self->delivering, Py_NewRef(Py_None));
+    }
     self->served_by = 0;
     return outcome;
 }
@@ -599,28 +672,29 @@ stepper_step(Stepper *self, PyObject *Py_UNUSED(ignored))
             return Py_NewRef(nothing);
         return PyErr_ExceptionMatches(PyExc_OSError) ? stepper_handle(self, name__not_read, NULL) : NULL;
     }
-    Py_ssize_t size = PyBytes_CheckExact(data) ? PyBytes_GET_SIZE(data) : 0;
-    PyObject *outcome;
-    /* Others may have run meanwhile, if the read waited. */
-    if (0 < size && size < self->brief && !self->closing && self->reading && PyObject_Size(self->inbox) == 0) {
-        self->read_at = now();
-        self->served_by = PyThread_get_thread_ident();
-        outcome = stepper_deliver(self, data);
-    }
-    else
+    PyObject *item = stepper_item(self, data), *outcome;
+    if (item != NULL)
+        outcome = stepper_deliver(self, data, item);
+    else {
+        PyErr_Clear();
         outcome = PyObject_CallMethodOneArg((PyObject *)self, name__step_in_full, data);
+    }
+    Py_XDECREF(item);
     Py_DECREF(data);
     return outcome;
 }
 
-#define STEPPER_OBJECTS(DO) DO(inbox) DO(read) DO(deliver) DO(send)
+#define STEPPER_OBJECTS(DO) DO(inbox) DO(read) DO(deliver) DO(delivering) DO(error) DO(send) DO(framer)
 KEEPS_OBJECTS(Stepper, stepper, STEPPER_OBJECTS)
 
 static PyMemberDef stepper_members[] = {
     {"_inbox", T_OBJECT_EX, offsetof(Stepper, inbox), 0, NULL},
     {"_read", T_OBJECT_EX, offsetof(Stepper, read), 0, NULL},
     {"_deliver", T_OBJECT_EX, offsetof(Stepper, deliver), 0, NULL},
+    {"_delivering", T_OBJECT, offsetof(Stepper, delivering), 0, NULL},
+    {"_error", T_OBJECT, offsetof(Stepper, error), 0, NULL},
     {"send", T_OBJECT_EX, offsetof(Stepper, send), 0, NULL},
+    {"_framer", T_OBJECT, offsetof(Stepper, framer), 0, NULL},
     {"_read_size", T_PYSSIZET, offsetof(Stepper, read_size), 0, NULL},
     {"_read_flags", T_INT, offsetof(Stepper, read_flags), 0, NULL},
     {"_short", T_PYSSIZET, offsetof(Stepper, brief), 0, NULL},

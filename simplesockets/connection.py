@@ -84,9 +84,7 @@ class Connection(Stepper):
         "__weakref__",
         "_begun",
         "_busy_at",
-        "_delivering",
         "_ended",
-        "_error",
         "_feeding",
         "_goodbye",
         "_leaving",
@@ -128,11 +126,12 @@ class Connection(Stepper):
         self._read_flags = 0
         self._read_size = recv_buffer
         self._short = recv_buffer if self._raw else 0  # what is shorter than this is an item as it is
+        self._framer = getattr(protocol, "framer", None)  # where a frame that comes alone, and whole, is one
         self._inbox: deque[bytes] = deque()  # items that were read but not delivered; they come before all others
-        self._error: ProtocolError | OSError | None = None  # it comes after them
+        self._error = None  # it comes after them
         self._reader_lock = threading.RLock()  # protects who reads; never held across I/O or user code
         self._receive_lock = threading.RLock()  # one thread at a time reads where there is no reader; held across I/O
-        self._delivering: bytes | None = None  # taken out of _inbox, and not delivered for sure
+        self._delivering = None  # taken out of _inbox, and not delivered for sure
         self._feeding = False  # the protocol is being fed
         self.served_by = 0  # the number of the thread that runs hooks, and stores items; 0 while none does
         self._unended = [True]  # who pops it runs the ended hook
@@ -500,6 +499,7 @@ class Connection(Stepper):
             self._error = failure
             self._feeding = False
         self.messages_in += len(inbox) - waiting
+        self._framer = getattr(protocol, "framer", None)
         reply = protocol.data_to_send()
         try:
             if reply:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from abc import abstractmethod
 
     from .dispatch import Dispatch
+    from .errors import ProtocolError
     from .events import ReceivedItem
+    from .framing import LengthPrefixFramer
     from .leader import Parked, Term
     from .mailbox import Bell, EventQueue, Flag, Item, Pausable, ReceivedList, Sleeping
     from .server import Server_Client
@@ -56,6 +58,9 @@ class _Stepping:
         __slots__ = ()
     else:
         _deliver: Callable[[bytes], bool]
+        _delivering: bytes | None
+        _error: ProtocolError | OSError | None
+        _framer: LengthPrefixFramer | None
         _inbox: deque[bytes]
         _read: Callable[[int, int], bytes]
         _read_flags: int
@@ -357,6 +362,9 @@ class Stepper(_Stepping):
 
     __slots__ = (  # every message looks these up
         "_deliver",
+        "_delivering",
+        "_error",
+        "_framer",
         "_inbox",
         "_read",
         "_read_flags",

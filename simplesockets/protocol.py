@@ -12,6 +12,9 @@ They raise :class:`~.errors.ProtocolError` where the other end broke the rules: 
 items before it were delivered and what ``data_to_send`` holds was sent. ``encode`` may be called by any thread at
 any time.
 
+A protocol may have an attribute ``framer``, a :class:`~.framing.LengthPrefixFramer` or None: as long as it has one, a
+frame that came alone and whole may be taken for the item without asking ``feed`` and ``data_to_send``.
+
 HiSock and HPX are protocols with a state; those here have none beyond their framer.
 """
 
@@ -71,6 +74,7 @@ class FramedProtocol:
     """
 
     def __init__(self, framer: LengthPrefixFramer | DelimiterFramer) -> None:
+        self.framer = framer if type(framer) is LengthPrefixFramer else None
         self.feed = framer.feed
         self.feed_eof = framer.feed_eof
         self.encode = framer.encode

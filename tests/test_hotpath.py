@@ -710,6 +710,32 @@ def test_a_signal_handler_may_end_the_waiting_for_the_lock(form: Any) -> None:
     assert lock.acquire(timeout=PATIENCE)
 
 
+def test_waiting_for_the_lock_may_be_given_up_and_loses_nobody_elses_turn(form: Any) -> None:
+    lock, inside, rounds = form.RLock(), list[int](), list[int]()
+    stop = threading.Event()
+
+    def take(timeout: float) -> None:
+        while not stop.is_set():
+            if lock.acquire(timeout=timeout):
+                inside.append(1)
+                assert len(inside) == 1
+                time.sleep(0)
+                rounds.append(len(inside))
+                inside.clear()
+                lock.release()
+
+    threads = [threading.Thread(target=take, args=(timeout,)) for timeout in (-1, -1, 0.0, 0.00001, 0.0001, 0.0005)]
+    for thread in threads:
+        thread.start()
+    time.sleep(10 * SHORT)
+    stop.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert set(rounds) == {1}
+    assert lock.acquire(blocking=False)
+
+
 def test_a_lock_that_is_held_may_be_forgotten(form: Any) -> None:
     for _ in range(100):
         lock = form.RLock()

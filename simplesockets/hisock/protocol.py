@@ -247,16 +247,14 @@ class ServerProtocol:
         self._limit = limit
         self.greeted = False
         """Whether a valid hello came."""
-        self.heard = False
-        """Whether something came since somebody set this to False."""
         self.joined = False
         """Whether the server took it in, or refused to."""
+        self.framer: LengthPrefixFramer | None = None  # for now feeding is more than to cut frames
         self.encode = self._writer.encode
         self.feed_eof = self._framer.feed_eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Take received bytes; give the bodies that they complete."""
-        self.heard = True
         return self._framer.feed(data) if self.greeted else self._feed_stranger(data)
 
     def _feed_stranger(self, data: bytes) -> Iterator[bytes]:
@@ -275,6 +273,7 @@ class ServerProtocol:
         if not dialect.modern:
             self._framer.bare = (RENAME, REGROUP)
         self.greeted = True
+        self.framer = self._framer
 
     def data_to_send(self) -> bytes:
         """Never anything."""

@@ -658,17 +658,17 @@ class HiSockServer(HiSockLoop["ReceivedItem | Server_Client"], Watched):
         if self.closed:
             return
         asked = [member for member in self._everybody() if member.dialect.modern]
-        for member in asked:
-            _protocol(member.client).heard = False
+        said = [(weakref.ref(member.client), member.client._connection.bytes_in) for member in asked]
         self._post_word(asked, protocol.KEEPALIVE)
-        references = [weakref.ref(member.client) for member in asked]
-        self._later(self._keepalive_timeout, lambda: self._check_who_answered(references))
+        self._later(self._keepalive_timeout, lambda: self._check_who_answered(said))
 
-    def _check_who_answered(self, references: list[weakref.ref[Server_Client]]) -> None:
+    def _check_who_answered(self, said: list[tuple[weakref.ref[Server_Client], int]]) -> None:
+        # Told how much each had said before it was asked.
         if self.closed:
             return
-        for client in filter(None, (reference() for reference in references)):
-            if client.ending is not None or _protocol(client).heard:
+        for reference, before in said:
+            client = reference()
+            if client is None or client.ending is not None or client._connection.bytes_in != before:
                 continue
             # Where the mailbox was full until a moment ago, the answer is there and was not read yet.
             if not client._connection.stream.has_input():

@@ -434,13 +434,13 @@ def test_who_answered_while_the_mailbox_was_full_is_not_dropped(monkeypatch: pyt
             return iter(())
 
         monkeypatch.setattr(connection.protocol, "feed", feed)
+        monkeypatch.setattr(connection, "_framer", None)
         raw.send_body(b"wakes the reader, which gets no further")
         gate.wait_arrived()
         serving._later = lambda seconds, task: None  # type: ignore[method-assign]
         raw.send_body(b"$KEEPACK$")
         wait_until(lambda: connection.stream.wait_readable(0))
-        member.client.protocol.heard = False  # type: ignore[attr-defined]
-        serving._check_who_answered([weakref.ref(member.client)])
+        serving._check_who_answered([(weakref.ref(member.client), connection.bytes_in)])
         assert member.client.ending is None
         gate.open()
 
