@@ -37,7 +37,7 @@ static int spare_is_taken;                                  /* … until this is
 
 #define NAMES(NAME)                                                                                                    \
     NAME(_come_out) NAME(_connection) NAME(_data_since) NAME(_events) NAME(_has_to_pause) NAME(_kept)                  \
-    NAME(_lead_in_full) NAME(_named) NAME(_not_parked) NAME(_not_read) NAME(_send_in_full) NAME(_serve_odd)            \
+    NAME(_lead_in_full) NAME(_named) NAME(_not_parked) NAME(_not_read) NAME(_post_in_full) NAME(_send_in_full) NAME(_serve_odd)            \
     NAME(_stamp) NAME(_step_in_full) NAME(_stepped) NAME(_take_in_full) NAME(_told_full) NAME(_went_wrong)             \
     NAME(append) NAME(bare) NAME(caught) NAME(connection) NAME(header_size) NAME(limit) NAME(on_receive)               \
     NAME(read_at) NAME(ring) NAME(send) NAME(source)
@@ -496,6 +496,81 @@ static PyMethodDef sender_methods[] = {
 };
 
 BASE_CLASS(Sender, sender, sender_methods)
+
+static PyTypeObject *sender_type;
+
+/* ----------------------------------------------------------------------------------------------------- Poster */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *sender, *waiting;
+    char closed, sending;
+} Poster;
+
+static ssize_t
+poster_try(Poster *self, Sender *sender, PyObject *frame) /* with the lock; what was sent, below 0 if nothing */
+{
+    if (self->closed || self->sending || self->waiting == NULL || PyObject_Size(self->waiting) != 0)
+        return -1;
+    int descriptor = descriptor_of(sender->send, socket_send);
+    ssize_t sent = descriptor < 0 ? -1 : send_now(descriptor, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame));
+    if (sent >= 0) {
+        sender->bytes_out += sent;
+        sender->messages_out++;
+    }
+    return sent;
+}
+
+static PyObject *
+poster_store(Poster *self, PyObject *frame, Py_ssize_t sent) /* with the lock; what did not fit */
+{
+    PyObject *whole = PyMemoryView_FromObject(frame);
+    PyObject *rest = whole == NULL ? NULL : PySequence_GetSlice(whole, sent, PyBytes_GET_SIZE(frame));
+    PyObject *full = rest == NULL ? NULL : PyObject_CallMethod((PyObject *)self, "_store", "OO", rest, Py_True);
+    Py_XDECREF(whole);
+    Py_XDECREF(rest);
+    return full;
+}
+
+static PyObject *
+poster_post(Poster *self, PyObject *frame)
+{
+    Sender *sender = (Sender *)self->sender;
+    if (sender == NULL || !PyObject_TypeCheck((PyObject *)sender, sender_type) || !PyBytes_CheckExact(frame) ||
+        PyBytes_GET_SIZE(frame) > MOST_SENT || sender->lock == NULL || !Py_IS_TYPE(sender->lock, lock_type) ||
+        !lock_take((Lock *)sender->lock))
+        return PyObject_CallMethodOneArg((PyObject *)self, name__post_in_full, frame);
+    Lock *lock = (Lock *)Py_NewRef(sender->lock);
+    ssize_t sent = poster_try(self, sender, frame);
+    PyObject *full = 0 <= sent && sent < PyBytes_GET_SIZE(frame) ? poster_store(self, frame, sent) : NULL;
+    lock_let_go(lock);
+    Py_DECREF(lock);
+    if (sent < 0)
+        return PyObject_CallMethodOneArg((PyObject *)self, name__post_in_full, frame); /* that tells why */
+    if (sent == PyBytes_GET_SIZE(frame))
+        Py_RETURN_TRUE;
+    PyObject *result = full == NULL ? NULL : PyObject_CallMethod((PyObject *)self, "_stored", "OO", full, Py_True);
+    Py_XDECREF(full);
+    return result;
+}
+
+#define POSTER_OBJECTS(DO) DO(sender) DO(waiting)
+KEEPS_OBJECTS(Poster, poster, POSTER_OBJECTS)
+
+static PyMemberDef poster_members[] = {
+    {"_sender", T_OBJECT, offsetof(Poster, sender), 0, NULL},
+    {"_waiting", T_OBJECT_EX, offsetof(Poster, waiting), 0, NULL},
+    {"_closed", T_BOOL, offsetof(Poster, closed), 0, NULL},
+    {"_sending", T_BOOL, offsetof(Poster, sending), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef poster_methods[] = {
+    {"post", (PyCFunction)poster_post, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+BASE_CLASS(Poster, poster, poster_methods)
 
 /* ---------------------------------------------------------------------------------------------------- Stepper */
 
@@ -1623,7 +1698,8 @@ PyInit__speedups(void)
         return NULL;
     PyObject *module = PyModule_Create(&module_def);
     if (module == NULL || (lock_type = add_type(module, &lock_spec)) == NULL ||
-        add_type(module, &sender_spec) == NULL || (stepper_type = add_type(module, &stepper_spec)) == NULL ||
+        (sender_type = add_type(module, &sender_spec)) == NULL ||
+        add_type(module, &poster_spec) == NULL || (stepper_type = add_type(module, &stepper_spec)) == NULL ||
         add_type(module, &sending_method_spec) == NULL ||
         (switch_type = add_type(module, &switch_spec)) == NULL ||
         (storage_type = add_type(module, &storage_spec)) == NULL || add_type(module, &delivery_spec) == NULL || add_type(module, &gate_spec) == NULL ||

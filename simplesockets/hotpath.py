@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .leader import Parked, Term
     from .mailbox import Bell, EventQueue, Flag, Item, Pausable, ReceivedList, Sleeping
     from .server import Server_Client
+    from .transport import Stream
 
 
 class Step(enum.Enum):
@@ -163,6 +164,46 @@ class _Sending:
             raise
 
     _send_in_full = send_all
+
+
+class _Posting:
+    # What the compiled Poster needs, too.
+    if TYPE_CHECKING:
+        stream: Stream
+        _closed: bool
+        _lock: threading.RLock
+        _sender: Sender | None
+        _sending: bool
+        _waiting: deque[bytes | memoryview]
+
+        @abstractmethod
+        def _try(self, frame: bytes) -> bytes | memoryview | None: ...
+
+        @abstractmethod
+        def _store(self, rest: bytes | memoryview, first: bool) -> bool: ...
+
+        @abstractmethod
+        def _stored(self, full: bool, first: bool) -> bool: ...
+
+    def post(self, frame: bytes, /) -> bool:
+        """Send a frame, now or as soon as the peer takes it. Never waits.
+
+        Returns:
+            Whether it was accepted; not, if the connection is over or too much waits already.
+        """
+        with self._lock:
+            if self._closed:
+                return False
+            self.stream.messages_out += 1
+            # A signal handler may post while its thread is just sending; and others may wait: then this comes after.
+            first = not self._waiting and not self._sending
+            rest = self._try(frame) if first else frame
+            if rest is None:
+                return True
+            full = self._store(rest, first)
+        return self._stored(full, first)
+
+    _post_in_full = post
 
 
 class _Storing:
@@ -420,6 +461,10 @@ class Attendant(_Attending):
     """Steps who is parked and was reported; says nothing about who may do so."""
 
 
+class Poster(_Posting):
+    """Sends whole messages and never waits; says nothing about those that the system does not take at once."""
+
+
 class Pulse:
     """Rises with all that goes on: ``pulse.beats += 1``, and it need not be exact."""
 
@@ -518,3 +563,6 @@ if not TYPE_CHECKING and COMPILED:
 
     class Storage(_speedups.Storage, _Storing):
         """Stores items and gives them out."""
+
+    class Poster(_speedups.Poster, _Posting):
+        """Sends whole messages and never waits."""

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
+from .hotpath import Poster
 from .mailbox import mark_own_thread
 from .timing import Standstill
 from .transport import LOOKS, Stream, Waker
@@ -29,7 +30,7 @@ _LOOK = 0.1
 """Seconds between two looks of a courier that cannot be woken, since the system has no more descriptors to give."""
 
 
-class Outbox:
+class Outbox(Poster):
     """The outgoing side of one stream. Any thread may call everything.
 
     Args:
@@ -56,7 +57,8 @@ class Outbox:
         self._given = 0  # bytes that the system took of what had to wait
         self._standstill: Standstill | None = None  # for the courier alone
         self._lock = stream.write_lock  # protects what follows; held across sending, which does not wait here
-        self._waiting: deque[bytes | memoryview] = deque()
+        self._sender = stream if type(stream) is Stream else None  # others send in their own ways
+        self._waiting = deque()
         self._size = 0
         self._sending = False
         self._closed = False
@@ -67,29 +69,19 @@ class Outbox:
         """Bytes that wait."""
         return self._size
 
-    def post(self, frame: bytes) -> bool:
-        """Send a frame, now or as soon as the peer takes it. Never waits.
+    def _store(self, rest: bytes | memoryview, first: bool) -> bool:
+        # Under the lock. Gives whether that was too much.
+        if first:
+            self._waiting.appendleft(rest)
+        else:
+            self._waiting.append(rest)
+        self._size += len(rest)
+        full = self._size - len(self._waiting[0]) > self.limit
+        if full:
+            self._discard()
+        return full
 
-        Returns:
-            Whether it was accepted; not, if the connection is over or too much waits already.
-        """
-        with self._lock:
-            if self._closed:
-                return False
-            self.stream.messages_out += 1
-            # A signal handler may post while its thread is just sending; and others may wait: then this comes after.
-            first = not self._waiting and not self._sending
-            rest = self._try(frame) if first else frame
-            if rest is None:
-                return True
-            if first:
-                self._waiting.appendleft(rest)
-            else:
-                self._waiting.append(rest)
-            self._size += len(rest)
-            full = self._size - len(self._waiting[0]) > self.limit
-            if full:
-                self._discard()
+    def _stored(self, full: bool, first: bool) -> bool:
         if full:
             self._overflow()
         elif first or self._courier.starved:
