@@ -524,8 +524,8 @@ def shortened(
 
 
 def sending(method: Method) -> Method:
-    """A decorator of a method ``send(data, …)``: with nothing but bytes given, that only calls ``_connection.send`` with
-    them, and gives their number."""
+    """A decorator of a method ``send(data, …)`` that, with nothing but bytes given, only hands them to
+    ``_connection.send``, and gives their number."""
     return method
 
 

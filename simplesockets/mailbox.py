@@ -28,10 +28,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Protocol, SupportsIndex, TypeVar
+from typing import Protocol, SupportsIndex, TypeVar
 
 from .events import EXCEPTION, RECEIVED, Event, ReceivedBytes, ReceivedItem
 from .hotpath import RLock, Storage, Switch
@@ -527,10 +526,6 @@ class Mailbox(Storage):
             self.new_data.idle()
         return self.take_present()
 
-    def has_items(self) -> bool:
-        """Whether anything waits. Never waits itself."""
-        return bool(self._items)
-
     def depth(self) -> tuple[int, int]:
         """How many items wait, and how many bytes are in them."""
         with self._lock:
@@ -607,6 +602,11 @@ class Mailbox(Storage):
         elif held:
             self.total -= SOURCE_COST
             del self._held[source]
+
+    @property
+    def contents(self) -> Sequence[Item]:
+        """The live list, only to be looked at. Never waits."""
+        return self._items
 
     @property
     def items(self) -> ReceivedList:

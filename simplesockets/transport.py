@@ -37,7 +37,7 @@ from functools import lru_cache, partial
 from typing_extensions import Buffer
 
 from .errors import BindError, BusyError, ConnectionClosed, ResolveError, SendTimeout
-from .hotpath import Sender, RLock
+from .hotpath import RLock, Sender
 from .timing import Deadline, Standstill
 
 try:

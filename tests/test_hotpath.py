@@ -122,7 +122,9 @@ def arrived(sock: socket.socket, count: int) -> None:
 
 
 @pytest.mark.parametrize("flags", [0, NO_WAIT])
-@pytest.mark.parametrize("size", [1, 64, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, BUFFER - 1, BUFFER, BUFFER + 1, 3 * BUFFER, 65535])
+@pytest.mark.parametrize(
+    "size", [1, 64, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, BUFFER - 1, BUFFER, BUFFER + 1, 3 * BUFFER, 65535]
+)
 def test_what_is_there_is_one_item(form: Any, pair: Any, size: int, flags: int) -> None:
     ours, theirs = pair
     log = Log()
@@ -885,8 +887,12 @@ def served(form: Any, events: list[tuple[int, int]], slow: float, script: Callab
     return log
 
 
-def raise_(failure: BaseException) -> None:
+def raise_(failure: BaseException) -> Any:
     raise failure
+
+
+change: Any = setattr  # whose outcomes are of use here, though they are nothing
+sleep: Any = time.sleep
 
 
 SCRIPTS: dict[str, Callable[[Any], object]] = {
@@ -894,18 +900,18 @@ SCRIPTS: dict[str, Callable[[Any], object]] = {
     "all are quick": lambda it: [it.parked(fd) for fd in (1, 2, 3, 300)],
     "one is odd": lambda it: [it.parked(fd, odd=fd == 2) for fd in (1, 2, 3)],
     "one ends": lambda it: [it.parked(fd, lambda: "done") for fd in (2, 3)],
-    "one is slow": lambda it: [it.parked(1), it.parked(2, lambda: time.sleep(2 * SHORT) or "done"), it.parked(300)],
-    "one is slow and fails": lambda it: it.parked(2, lambda: time.sleep(2 * SHORT) or raise_(KeyError("it"))),
-    "the slow one is odd": lambda it: it.parked(2, lambda: time.sleep(2 * SHORT), odd=True),
+    "one is slow": lambda it: [it.parked(1), it.parked(2, lambda: sleep(2 * SHORT) or "done"), it.parked(300)],
+    "one is slow and fails": lambda it: it.parked(2, lambda: sleep(2 * SHORT) or raise_(KeyError("it"))),
+    "the slow one is odd": lambda it: it.parked(2, lambda: sleep(2 * SHORT), odd=True),
     "the lead is lost in the middle": lambda it: [
         it.parked(1),
-        it.parked(2, lambda: setattr(it.lot, "_leader", None)),
+        it.parked(2, lambda: change(it.lot, "_leader", None)),
         it.parked(3),
     ],
     "one fails": lambda it: [it.parked(1), it.parked(2, lambda: raise_(KeyError("it"))), it.parked(3)],
     "one goes meanwhile": lambda it: [it.parked(1, lambda: it.lot._parked.pop(2) and "gone"), it.parked(2)],
-    "handling an unknown one fails": lambda it: setattr(it.lot, "_not_parked", lambda *_: raise_(OSError("no"))),
-    "nobody leads": lambda it: [it.parked(1), setattr(it.lot, "_leader", None)],
+    "handling an unknown one fails": lambda it: change(it.lot, "_not_parked", lambda *_: raise_(OSError("no"))),
+    "nobody leads": lambda it: [it.parked(1), change(it.lot, "_leader", None)],
 }
 
 
@@ -919,7 +925,7 @@ def test_serving_is_the_same_in_both_forms(name: str, slow: float) -> None:
     assert any("long" in str(entry) for entry in logs[0]) == (name == "one is slow" and slow == SHORT)
 
 
-def led(form: Any, script: Callable[[Any, list[Any]], Callable[[], object] | None]) -> list[Any]:
+def led(form: Any, script: Callable[[Any, list[Any]], object]) -> list[Any]:
     """What leading calls, what it gives or raises, and what it leaves."""
     log: list[Any] = []
     lot, term = attendant(form, log)
@@ -929,7 +935,9 @@ def led(form: Any, script: Callable[[Any, list[Any]], Callable[[], object] | Non
         return [(9, 1)]
 
     lot._poll = poll
-    ready = script(lot, log) or (lambda: False)
+    ready = script(lot, log)
+    if not callable(ready):
+        ready = bool
     try:
         log.append(lot.lead(100.0, ready))
     except BaseException as failure:
@@ -938,26 +946,28 @@ def led(form: Any, script: Callable[[Any, list[Any]], Callable[[], object] | Non
     return log
 
 
-LEADING: dict[str, Callable[[Any, list[Any]], Callable[[], object] | None]] = {
+LEADING: dict[str, Callable[[Any, list[Any]], object]] = {
     "it waits": lambda lot, log: None,
-    "there is no need to wait": lambda lot, log: lambda: log.append("looks") or True,
-    "it is another thread's": lambda lot, log: setattr(lot._leader, "outsider", 1),
-    "it comes in": lambda lot, log: [setattr(lot, "next_term", lot._leader), setattr(lot, "_leader", None)] and None,
+    "there is no need to wait": lambda lot, log: lambda: True,
+    "it is another thread's": lambda lot, log: change(lot._leader, "outsider", 1),
+    "it comes in": lambda lot, log: [change(lot, "next_term", lot._leader), change(lot, "_leader", None)],
     "it is inside": lambda lot, log: lot._terms.add(lot._leader),
-    "it loses the lead before it waits": lambda lot, log: lambda: setattr(lot, "_leader", None) or True,
+    "it loses the lead before it waits": lambda lot, log: lambda: change(lot, "_leader", None) or True,
     "it loses the lead while it waits": lambda lot, log: setattr(
-        lot, "_poll", lambda *_: [elsewhere(lambda: setattr(lot, "_leader", None)), [(9, 1)]][1]
+        lot, "_poll", lambda *_: [elsewhere(lambda: change(lot, "_leader", None)), [(9, 1)]][1]
     ),
-    "the stand-by dozes": lambda lot, log: setattr(lot, "_dozing", True),
-    "nothing comes": lambda lot, log: setattr(lot, "_poll", lambda *_: []),
+    "the stand-by dozes": lambda lot, log: change(lot, "_dozing", True),
+    "nothing comes": lambda lot, log: change(lot, "_poll", lambda *_: []),
     "looking fails": lambda lot, log: lambda: raise_(KeyError("it")),
-    "waiting fails": lambda lot, log: setattr(lot, "_poll", lambda *_: raise_(KeyError("it"))),
-    "serving fails": lambda lot, log: setattr(lot, "_not_parked", lambda *_: raise_(KeyError("it"))),
-    "all fails": lambda lot, log: [
-        setattr(lot, "_not_parked", lambda *_: raise_(KeyError("it"))),
-        setattr(lot, "_come_out", lambda term: raise_(ValueError("this, too"))),
-    ]
-    and None,
+    "waiting fails": lambda lot, log: change(lot, "_poll", lambda *_: raise_(KeyError("it"))),
+    "serving fails": lambda lot, log: change(lot, "_not_parked", lambda *_: raise_(KeyError("it"))),
+    "all fails": lambda lot, log: (
+        [
+            change(lot, "_not_parked", lambda *_: raise_(KeyError("it"))),
+            change(lot, "_come_out", lambda term: raise_(ValueError("this, too"))),
+        ]
+        and None
+    ),
 }
 
 

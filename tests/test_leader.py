@@ -257,7 +257,7 @@ def test_a_poller_that_is_busy_with_what_came_is_not_disturbed(monkeypatch: pyte
         wait_until(leads)
         sock.sendall(b"second")
         time.sleep(10 * leader.AWAY)
-        assert not server._mailbox.has_items()
+        assert not server._mailbox.contents
         assert poll() == [b"second"]
 
 

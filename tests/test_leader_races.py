@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from simplesockets import connection, crew, leader, readiness
+from simplesockets import connection, crew, hotpath, leader, readiness
 from simplesockets.connection import Connection
 from simplesockets.dispatch import ServerDispatch
 from simplesockets.hotpath import Step
@@ -116,7 +116,7 @@ def test_a_stand_by_that_dozes_is_roused_although_its_predecessor_wakes_late() -
 
     def parked() -> Any:
         it: Any = leader.Parked.__new__(leader.Parked)
-        it.gate, it.outcome = leader.Gate(), None
+        it.gate, it.outcome = hotpath.Gate(), None
         it.lot, it.fd, it.evict, it.muted, it._out = lot, -1, False, False, None
         it.connection = type("Connection", (), {"waker": None})()
         return it

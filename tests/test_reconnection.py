@@ -287,7 +287,7 @@ def test_who_waits_in_recv_data_gets_what_came_and_then_the_end(made: Setup, pee
     sock = joined(peer, client)
     waiting, got = in_thread(lambda: [client.recv_data(), client.recv_data()])
     sock.sendall(b"last words")
-    wait_until(lambda: client._connection is not None and not client._mailbox.has_items())
+    wait_until(lambda: client._connection is not None and not client._mailbox.contents)
     sock.close()
     waiting.join(PATIENCE)
     assert got == [[b"last words", b""]]

@@ -691,7 +691,7 @@ def test_a_client_that_left_and_hangs_in_a_cycle_is_closed_before_its_socket_com
             with raw_client(server) as sock:
                 sock.sendall(b"bye")
                 sock.shutdown(socket.SHUT_WR)
-                wait_until(lambda: server._mailbox.has_items() and not server.clients)
+                wait_until(lambda: server._mailbox.contents and not server.clients)
                 cycle = [server.return_recved_data()]
                 cycle.append(cycle)  # type: ignore[arg-type]
                 left = weakref.ref(cycle[0][0][0])

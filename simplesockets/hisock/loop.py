@@ -220,6 +220,7 @@ class HiSockLoop(ABC, Generic[Item]):
         self._handlers = handlers
         self._mailbox = mailbox
         self._bell = mailbox.bell
+        self._stored = mailbox.contents  # looked at again and again
         self._lock = threading.RLock()  # protects what follows; never held across I/O or user code
         self._inbound: deque[Item] = deque()
         self._ends: deque[Item] = deque()  # connections that ended: all that came by them is in the mailbox
@@ -326,14 +327,16 @@ class HiSockLoop(ABC, Generic[Item]):
         mailbox, bell = self._mailbox, self._bell
         mailbox.straight = self._straight
         try:
-            while not self._has_work():
+            while True:
                 bell.wait(HEED, self._has_work)
+                if self._has_work():
+                    return
         finally:
             mailbox.straight = None
 
     def _has_work(self) -> bool:
         # Asked again and again, so without the lock: who adds something rings afterwards.
-        if self._inbound or self._mailbox.has_items() or self._calls or self._ends or self.closed:
+        if self._inbound or self._stored or self._calls or self._ends or self.closed:
             return True
         return self._bell.closed
 
@@ -357,7 +360,7 @@ class HiSockLoop(ABC, Generic[Item]):
     def _fetch(self) -> None:
         # Under the lock. Who left is looked at first: then all that it sent is in the mailbox, and comes before.
         ended = len(self._ends)
-        if self._mailbox.has_items():
+        if self._stored:
             self._inbound.extend(self._mailbox.take_present())  # type: ignore[arg-type]
         while ended and self._ends:  # a signal handler may have taken them
             ended -= 1

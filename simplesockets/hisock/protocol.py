@@ -195,13 +195,13 @@ def check_command(name: object) -> None:
         TypeError: it is no text.
         ValueError: it may not be used.
     """
+    if type(name) is str and len(name) <= _KEPT_NAME:
+        _check_name(name)
+        return
     if not isinstance(name, str):
         advice = '; the decorator takes it: @server.on("chat")' if callable(name) else ""
         raise TypeError(f"a command is text, such as 'chat', not {name!r}{advice}")
-    if type(name) is str and len(name) <= _KEPT_NAME:
-        _check_name(name)
-    else:
-        _check_name.__wrapped__(name)
+    _check_name.__wrapped__(name)
 
 
 _KEPT_NAME = 100

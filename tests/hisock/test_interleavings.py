@@ -255,7 +255,7 @@ def test_an_answer_that_came_during_the_last_pass_is_not_slept_through() -> None
         found: queue.Queue[ClientInfo] = queue.Queue()
         asking = threading.Thread(target=lambda: found.put(ours.get_client("ann", timeout=PATIENCE)))
         asking.start()
-        wait_until(ours._mailbox.has_items)  # the answer
+        wait_until(lambda: ours._mailbox.contents)  # the answer
         pause = threading.Event()
         wait_until(lambda: len(ours._bell.waiting) == 1 or pause.wait(0.2))  # who asked looked, and sleeps again
         pause.wait(0.2)
