@@ -961,13 +961,10 @@ LEADING: dict[str, Callable[[Any, list[Any]], object]] = {
     "looking fails": lambda lot, log: lambda: raise_(KeyError("it")),
     "waiting fails": lambda lot, log: change(lot, "_poll", lambda *_: raise_(KeyError("it"))),
     "serving fails": lambda lot, log: change(lot, "_not_parked", lambda *_: raise_(KeyError("it"))),
-    "all fails": lambda lot, log: (
-        [
-            change(lot, "_not_parked", lambda *_: raise_(KeyError("it"))),
-            change(lot, "_come_out", lambda term: raise_(ValueError("this, too"))),
-        ]
-        and None
-    ),
+    "all fails": lambda lot, log: [
+        change(lot, "_not_parked", lambda *_: raise_(KeyError("it"))),
+        change(lot, "_come_out", lambda term: raise_(ValueError("this, too"))),
+    ],
 }
 
 
