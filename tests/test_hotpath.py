@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
+import inspect
 import itertools
 import os
 import signal
@@ -22,7 +23,8 @@ from typing import Any
 import pytest
 
 from simplesockets import TCPServer, hotpath
-from simplesockets.errors import ConnectionClosed
+from simplesockets.errors import ConnectionClosed, ProtocolError
+from simplesockets.framing import LengthPrefixFramer
 from simplesockets.transport import NO_WAIT
 
 from .support.running import raw_client, read_exactly, reset, running_server
@@ -976,6 +978,227 @@ def test_leading_is_the_same_in_both_forms(name: str) -> None:
         if log[-3:-2] and log[-3] == ("comes out", False, None):
             del log[-3]
     assert repr(logs[0]) == repr(logs[1])
+
+
+# ---------------------------------------------------------------------------------------------------------- frames
+
+HEADERS = [b"4   ", b"4", b"0004", b"04  ", b" 4  ", b"4 4 ", b"+4  ", b"-4  ", b"4\n  ", b"4\0  ", b"", b"    "]
+HEADERS += [b"5   ", b"3   ", b"0   ", b"\xd9\xa4  ", b"4_0 ", b"\xb2   ", b"0x4 ", b"9999", b"4.0 "]
+
+
+def taken(framer: LengthPrefixFramer, data: bytes) -> list[bytes] | None:
+    """The frames in it; None if it is not valid."""
+    try:
+        return list(framer.feed(data))
+    except ProtocolError:
+        return None
+
+
+@pytest.mark.skipif(not hotpath.COMPILED, reason="the compiled form was not built")
+@pytest.mark.parametrize("limit", [3, 4, sys.maxsize])
+@pytest.mark.parametrize("size", [1, 4, 20])
+@pytest.mark.parametrize("header", HEADERS)
+def test_what_is_taken_for_a_frame_is_the_only_one(pair: Any, header: bytes, size: int, limit: int) -> None:
+    ours, theirs = pair
+    for rest in [b"", b"bod", b"body", b"body!", b"body4   more", b"body4   mo"]:
+        data = header.ljust(size)[:size] + rest
+        log, framer, other = Log(), LengthPrefixFramer(size, limit), LengthPrefixFramer(size, limit)
+        it = stepper(hotpath, ours, log)
+        it._short, it._framer = 0, framer
+        theirs.sendall(data)
+        arrived(ours, len(data))
+        it.step()
+        frames = taken(other, data)
+        if frames is not None and len(frames) == 1 and not other._kept:
+            assert log.calls == [("deliver", frames[0])]
+            assert (it.bytes_in, it.messages_in, it._delivering) == (len(data), 1, None)
+        else:
+            assert log.calls == [("dispatch", data)]
+        assert not framer._kept
+
+
+@pytest.mark.skipif(not hotpath.COMPILED, reason="the compiled form was not built")
+@pytest.mark.parametrize(
+    "why", ["something is kept", "there are bare words", "an error came before", "it is not for frames", "it is full"]
+)
+def test_a_frame_goes_the_long_way(pair: Any, why: str) -> None:
+    ours, theirs = pair
+    log, framer = Log(), LengthPrefixFramer(4)
+    it = stepper(hotpath, ours, log, size=8 if why == "it is full" else 65536)
+    it._short, it._framer = 0, framer
+    if why == "something is kept":
+        assert not list(framer.feed(b"4"))
+    elif why == "there are bare words":
+        framer.bare = (b"!",)
+    elif why == "an error came before":
+        it._error = ProtocolError("it")
+    elif why == "it is not for frames":
+        it._framer = None
+    theirs.sendall(b"4   body")
+    arrived(ours, 8)
+    it.step()
+    assert log.calls == [("dispatch", b"4   body")]
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_it_is_known_what_was_being_delivered_when_that_failed(pair: Any, failure: type[BaseException]) -> None:
+    if not hotpath.COMPILED:
+        pytest.skip("the compiled form was not built")
+    ours, theirs = pair
+    log = Log()
+    it = stepper(hotpath, ours, log)
+    it._short, it._framer = 0, LengthPrefixFramer(4)
+    log.deliver = lambda data: raise_(failure())
+    theirs.sendall(b"4   body")
+    arrived(ours, 8)
+    with contextlib.suppress(KeyboardInterrupt):
+        it.step()
+    assert it._delivering == b"body"
+    assert [name for name, _ in log.calls] == ["deliver", "wrong"]
+
+
+# ------------------------------------------------------------------------------------------------------- sending
+
+
+class Answering:
+    """As a client: it has a method that only hands over."""
+
+    def __init__(self, form: Any, connection: object) -> None:
+        self._connection = connection
+
+    def called(self, data: Any, raw: bool = False) -> int:
+        """What it is for."""
+        return -1
+
+
+@pytest.mark.parametrize("connection", ["a stepper", "a stepper with another send", "something else"])
+def test_a_sending_method_hands_over_bytes_and_leaves_the_rest_to_the_function(
+    form: Any, pair: Any, connection: str
+) -> None:
+    sent: list[bytes] = []
+    made: Any = SimpleNamespace()
+    if connection != "something else":
+        made = stepper(form, pair[0], Log())
+    made.send = sent.append
+    if connection == "a stepper":
+        made.send = sender(form, pair[0]).send_all
+
+    class Client(Answering):
+        send = form.sending(Answering.called)
+
+    client: Any = Client(form, made)
+    if form.COMPILED:
+        assert client.send(b"data") == 4
+        assert (sent or [pair[1].recv(10)]) == [b"data"]
+        del sent[:]
+    assert [client.send("text"), client.send(b"x", True), client.send(data=b"x"), Client.send(client, None)] == [-1] * 4
+    assert sent == []
+    with pytest.raises(TypeError, match=r"called\(\) missing 1 required positional argument: 'data'"):
+        client.send()
+    assert inspect.signature(client.send) == inspect.signature(Answering.called.__get__(client))
+    assert (client.send.__doc__, Client.send.__name__) == ("What it is for.", "called")
+
+
+def test_what_a_sending_method_calls_may_fail(form: Any) -> None:
+    class Client(Answering):
+        send = form.sending(Answering.called)
+
+    if not form.COMPILED:
+        pytest.skip("the function does it")
+    with pytest.raises(KeyError):
+        Client(form, SimpleNamespace(send=lambda data: raise_(KeyError("it")))).send(b"x")
+    unmade = Client.__new__(Client)
+    with pytest.raises(AttributeError, match="_connection"):
+        unmade.send(b"x")
+
+
+# -------------------------------------------------------------------------------------------------------- posting
+
+
+class Posting:
+    """An outbox of that form that notes what it calls."""
+
+    def __init__(self, form: Any, sock: socket.socket) -> None:
+        log = self.log = list[Any]()
+
+        class It(form.Poster):  # type: ignore[misc]
+            def _try(self, frame: bytes) -> None:
+                log.append(("tries", frame))
+
+            def _store(self, rest: Any, first: bool) -> str:
+                log.append(("stores", bytes(rest), first, self._lock._is_owned()))
+                return "full"
+
+            def _stored(self, full: str, first: bool) -> str:
+                log.append(("stored", full, first, self._lock._is_owned()))
+                return "posted"
+
+        self.it = It()
+        self.it.stream = self.it._sender = sender(form, sock)
+        self.it._lock = self.it.stream.write_lock
+        self.it._waiting, self.it._closed, self.it._sending = deque(), False, False
+
+
+@pytest.mark.skipif(not hotpath.COMPILED, reason="the compiled form was not built")
+def test_what_is_posted_is_sent_at_once(pair: Any) -> None:
+    posting = Posting(hotpath, pair[0])
+    assert posting.it.post(b"frame") is True
+    assert pair[1].recv(10) == b"frame"
+    assert posting.log == []
+    assert (posting.it.stream.bytes_out, posting.it.stream.messages_out) == (5, 1)
+    assert not posting.it._lock._is_owned()
+
+
+@pytest.mark.parametrize("why", ["closed", "sending", "waiting", "full", "broken", "big", "of others"])
+def test_what_is_posted_goes_the_long_way(form: Any, pair: Any, why: str) -> None:
+    posting = Posting(form, pair[0])
+    frame = b"frame"
+    if why == "closed":
+        posting.it._closed = True
+    elif why == "sending":
+        posting.it._sending = True
+    elif why == "waiting":
+        posting.it._waiting.append(b"before")
+    elif why == "big":
+        frame = bytes(AT_ONCE + 1)
+    elif why == "of others":
+        posting.it._sender = None
+    elif why == "broken":
+        reset(pair[1])
+        time.sleep(SHORT)
+    else:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                pair[0].send(bytes(1 << 20), NO_WAIT)
+    posted = posting.it.post(frame)
+    if why == "closed":
+        assert (posted, posting.log) == (False, [])
+    elif why in ("sending", "waiting"):
+        assert posted == "posted"
+        assert posting.log == [("stores", frame, False, True), ("stored", "full", False, False)]
+    else:
+        assert (posted, posting.log) == (True, [("tries", frame)])
+    assert posting.it.stream.messages_out == (why != "closed")
+    assert not posting.it._lock._is_owned()
+
+
+@pytest.mark.skipif(not hotpath.COMPILED, reason="the compiled form was not built")
+def test_what_the_system_does_not_take_of_what_is_posted_waits(pair: Any) -> None:
+    ours, theirs = pair
+    posting = Posting(hotpath, ours)
+    count, frame = 0, bytes(range(250)) * 16
+    while not posting.log:
+        posting.it.post(frame)
+        count += 1
+    if posting.log[0][0] == "tries":  # it took whole ones until it took nothing
+        pytest.skip("this system took all or nothing")
+    (_, rest, first, locked), stored = posting.log
+    assert (first, locked, stored) == (True, True, ("stored", "full", True, False))
+    assert frame.endswith(rest)
+    assert 0 < len(rest) < len(frame)
+    expected = count * len(frame) - len(rest)
+    assert (posting.it.stream.bytes_out, posting.it.stream.messages_out) == (expected, count)
+    assert read_exactly(theirs, expected) == (frame * count)[:expected]
 
 
 # -------------------------------------------------------------------------------------------------------- delivery
