@@ -1,10 +1,21 @@
-"""What every message passes: a step that reads it and hands it over, and sending one. The base classes of
-:class:`~.connection.Connection` and :class:`~.transport.Stream`; and what leader.py's stand-by sleeps on.
+"""What every message passes, from the selector to who gets it, and back into a socket. The base classes of those that
+do the rest:
 
-On Linux and CPython both are there a second time, compiled (_speedups.c), and that is used if it could be built. There
-is no difference but speed: the compiled ones do what nearly all messages need, and call these, as ``…_in_full()``, for
-the rest. :data:`COMPILED` says which are in use; the environment variable SIMPLESOCKETS_PURE_PYTHON, set to anything,
-has these used. (After a change to _speedups.c, ``pip install -e .`` compiles it again.)
+==========================  ==============================================================
+:class:`Stepper`            of connections: a step that reads a message and hands it over
+:func:`shortened`           what it is handed to
+:class:`Storage`            of mailboxes: stores items, and gives them out
+:class:`Attendant`          of parking lots: leads, and steps who was reported
+:class:`Sender`             of streams: sends a message; :func:`sending` is for methods that only call that
+:class:`Poster`             of outboxes: sends a message that nobody has to wait for
+:class:`Gate`               what leader.py's stand-by sleeps on
+==========================  ==============================================================
+
+On Linux and CPython all of it is there a second time, compiled (_speedups.c), and that is used if it could be built.
+There is no difference but speed: the compiled ones do what nearly all messages need, and call these, as
+``…_in_full()``, for the rest. :data:`COMPILED` says which are in use; the environment variable
+SIMPLESOCKETS_PURE_PYTHON, set to anything, has these used. (After a change to _speedups.c, ``pip install -e .``
+compiles it again.)
 """
 
 from __future__ import annotations
@@ -51,6 +62,9 @@ _MORE, _PAUSED, _DONE = Step.MORE, Step.PAUSED, Step.DONE  # looked up once
 _get_ident, _now = threading.get_ident, time.perf_counter
 _clear = list.clear  # where a subclass has another one
 _READABLE: int = getattr(select, "POLLIN", 1)  # as epoll's
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
 
 
 class _Stepping:
@@ -117,93 +131,59 @@ class _Stepping:
     _step_in_full = step
 
 
-class _Sending:
-    # What the compiled Sender needs, too.
-    if TYPE_CHECKING:
-        _send: Callable[..., int]
-        write_lock: threading.RLock
-        bytes_out: int
-        messages_out: int
+class Stepper(_Stepping):
+    """Reads, and hands over; says nothing about how messages are told apart, or what happens when it goes wrong."""
 
-        @abstractmethod
-        def _require_usable(self, failure: OSError) -> None: ...
-
-        @abstractmethod
-        def _send_rest(self, view: memoryview, sent: int) -> None: ...
-
-        @abstractmethod
-        def _named(self, failure: Exception) -> Exception: ...
-
-    def send_all(self, data: bytes) -> None:
-        """Send everything; waits while the other end does not read. Any number of threads: each one's data stays
-        together.
-
-        Raises:
-            ConnectionClosed: it was closed on this side.
-            SendTimeout: the other end took nothing for too long; now, or before.
-            OSError: the connection broke.
-        """
-        lock = self.write_lock
-        try:
-            lock.acquire()
-            send = self._send
-            try:
-                sent = send(data)
-                self.bytes_out += sent
-            except (BlockingIOError, TimeoutError) as failure:
-                self._require_usable(failure)
-                sent = 0
-            if sent < len(data):
-                self._send_rest(memoryview(data), sent)
-            self.messages_out += 1
-            lock.release()
-        except BaseException as failure:
-            let_go(lock)
-            if isinstance(failure, OSError):
-                raise self._named(failure) from failure
-            raise
-
-    _send_in_full = send_all
+    __slots__ = (  # every message looks these up
+        "_deliver",
+        "_delivering",
+        "_error",
+        "_framer",
+        "_inbox",
+        "_read",
+        "_read_flags",
+        "_read_size",
+        "_short",
+        "bytes_in",
+        "closing",
+        "messages_in",
+        "read_at",
+        "reading",
+        "send",
+        "served_by",
+    )
 
 
-class _Posting:
-    # What the compiled Poster needs, too.
-    if TYPE_CHECKING:
-        stream: Stream
-        _closed: bool
-        _lock: threading.RLock
-        _sender: Sender | None
-        _sending: bool
-        _waiting: deque[bytes | memoryview]
+def shortened(
+    deliver: Callable[[bytes], bool],
+    dispatch: Dispatch,
+    client: Server_Client,
+    source: Pausable,
+    make: type[ReceivedItem],
+) -> Callable[[bytes], bool]:
+    """What hands items over, with a short way to ``on_receive`` (if the copies that are kept for polling have reached
+    their limit), or to the mailbox.
 
-        @abstractmethod
-        def _try(self, frame: bytes) -> bytes | memoryview | None: ...
+    Args:
+        deliver: hands them over in all cases.
+        dispatch: has the callbacks and the mailbox.
+        client: whose items these are.
+        source: where they come from.
+        make: the type of stored items.
+    """
+    return deliver
 
-        @abstractmethod
-        def _store(self, rest: bytes | memoryview, first: bool) -> bool: ...
 
-        @abstractmethod
-        def _stored(self, full: bool, first: bool) -> bool: ...
+# ------------------------------------------------------------------------------------------------------------ storing
 
-    def post(self, frame: bytes, /) -> bool:
-        """Send a frame, now or as soon as the peer takes it. Never waits.
 
-        Returns:
-            Whether it was accepted; not, if the connection is over or too much waits already.
-        """
-        with self._lock:
-            if self._closed:
-                return False
-            self.stream.messages_out += 1
-            # A signal handler may post while its thread is just sending; and others may wait: then this comes after.
-            first = not self._waiting and not self._sending
-            rest = self._try(frame) if first else frame
-            if rest is None:
-                return True
-            full = self._store(rest, first)
-        return self._stored(full, first)
+class Switch:
+    """What a flag is: whether it is up, and how often it rose."""
 
-    _post_in_full = post
+    __slots__ = ("_rises", "_value")
+
+    _rises: int
+    _value: bool
 
 
 class _Storing:
@@ -290,6 +270,32 @@ class _Storing:
         return items
 
     _take_in_full = take_present
+
+
+class Storage(_Storing):
+    """Stores items and gives them out; says nothing about who comes, or goes on, when."""
+
+
+# ------------------------------------------------------------------------------------------------------------ leading
+
+
+class Steppable:
+    """Who is parked."""
+
+    __slots__ = ("odd", "step")
+
+    odd: bool
+    step: Callable[[], Step]
+
+
+class Leading:
+    """A time of leading."""
+
+    __slots__ = ("outsider", "serving", "waits")
+
+    outsider: int
+    serving: Parked | None
+    waits: bool
 
 
 class _Attending:
@@ -394,75 +400,8 @@ class _Attending:
         term.serving = None
 
 
-RLock = threading.RLock
-"""What :attr:`Sender.write_lock` is, and the lock of a mailbox."""
-
-
-class Stepper(_Stepping):
-    """Reads, and hands over; says nothing about how messages are told apart, or what happens when it goes wrong."""
-
-    __slots__ = (  # every message looks these up
-        "_deliver",
-        "_delivering",
-        "_error",
-        "_framer",
-        "_inbox",
-        "_read",
-        "_read_flags",
-        "_read_size",
-        "_short",
-        "bytes_in",
-        "closing",
-        "messages_in",
-        "read_at",
-        "reading",
-        "send",
-        "served_by",
-    )
-
-
-class Sender(_Sending):
-    """Sends whole messages, one at a time; says nothing about what happens when it goes wrong."""
-
-
-class Switch:
-    """What a flag is: whether it is up, and how often it rose."""
-
-    __slots__ = ("_rises", "_value")
-
-    _rises: int
-    _value: bool
-
-
-class Storage(_Storing):
-    """Stores items and gives them out; says nothing about who comes, or goes on, when."""
-
-
-class Steppable:
-    """Who is parked."""
-
-    __slots__ = ("odd", "step")
-
-    odd: bool
-    step: Callable[[], Step]
-
-
-class Leading:
-    """A time of leading."""
-
-    __slots__ = ("outsider", "serving", "waits")
-
-    outsider: int
-    serving: Parked | None
-    waits: bool
-
-
 class Attendant(_Attending):
     """Steps who is parked and was reported; says nothing about who may do so."""
-
-
-class Poster(_Posting):
-    """Sends whole messages and never waits; says nothing about those that the system does not take at once."""
 
 
 class Pulse:
@@ -503,24 +442,64 @@ class Gate:
             self._lock.release()
 
 
-def shortened(
-    deliver: Callable[[bytes], bool],
-    dispatch: Dispatch,
-    client: Server_Client,
-    source: Pausable,
-    make: type[ReceivedItem],
-) -> Callable[[bytes], bool]:
-    """What hands items over, with a short way to ``on_receive`` (if the copies that are kept for polling have reached
-    their limit), or to the mailbox.
+# ------------------------------------------------------------------------------------------------------------ sending
 
-    Args:
-        deliver: hands them over in all cases.
-        dispatch: has the callbacks and the mailbox.
-        client: whose items these are.
-        source: where they come from.
-        make: the type of stored items.
-    """
-    return deliver
+
+RLock = threading.RLock
+"""What :attr:`Sender.write_lock` is, and the lock of a mailbox."""
+
+
+class _Sending:
+    # What the compiled Sender needs, too.
+    if TYPE_CHECKING:
+        _send: Callable[..., int]
+        write_lock: threading.RLock
+        bytes_out: int
+        messages_out: int
+
+        @abstractmethod
+        def _require_usable(self, failure: OSError) -> None: ...
+
+        @abstractmethod
+        def _send_rest(self, view: memoryview, sent: int) -> None: ...
+
+        @abstractmethod
+        def _named(self, failure: Exception) -> Exception: ...
+
+    def send_all(self, data: bytes) -> None:
+        """Send everything; waits while the other end does not read. Any number of threads: each one's data stays
+        together.
+
+        Raises:
+            ConnectionClosed: it was closed on this side.
+            SendTimeout: the other end took nothing for too long; now, or before.
+            OSError: the connection broke.
+        """
+        lock = self.write_lock
+        try:
+            lock.acquire()
+            send = self._send
+            try:
+                sent = send(data)
+                self.bytes_out += sent
+            except (BlockingIOError, TimeoutError) as failure:
+                self._require_usable(failure)
+                sent = 0
+            if sent < len(data):
+                self._send_rest(memoryview(data), sent)
+            self.messages_out += 1
+            lock.release()
+        except BaseException as failure:
+            let_go(lock)
+            if isinstance(failure, OSError):
+                raise self._named(failure) from failure
+            raise
+
+    _send_in_full = send_all
+
+
+class Sender(_Sending):
+    """Sends whole messages, one at a time; says nothing about what happens when it goes wrong."""
 
 
 def sending(method: Method) -> Method:
@@ -528,6 +507,52 @@ def sending(method: Method) -> Method:
     ``_connection.send``, and gives their number."""
     return method
 
+
+class _Posting:
+    # What the compiled Poster needs, too.
+    if TYPE_CHECKING:
+        stream: Stream
+        _closed: bool
+        _lock: threading.RLock
+        _sender: Sender | None
+        _sending: bool
+        _waiting: deque[bytes | memoryview]
+
+        @abstractmethod
+        def _try(self, frame: bytes) -> bytes | memoryview | None: ...
+
+        @abstractmethod
+        def _store(self, rest: bytes | memoryview, first: bool) -> bool: ...
+
+        @abstractmethod
+        def _stored(self, full: bool, first: bool) -> bool: ...
+
+    def post(self, frame: bytes, /) -> bool:
+        """Send a frame, now or as soon as the peer takes it. Never waits.
+
+        Returns:
+            Whether it was accepted; not, if the connection is over or too much waits already.
+        """
+        with self._lock:
+            if self._closed:
+                return False
+            self.stream.messages_out += 1
+            # A signal handler may post while its thread is just sending; and others may wait: then this comes after.
+            first = not self._waiting and not self._sending
+            rest = self._try(frame) if first else frame
+            if rest is None:
+                return True
+            full = self._store(rest, first)
+        return self._stored(full, first)
+
+    _post_in_full = post
+
+
+class Poster(_Posting):
+    """Sends whole messages and never waits; says nothing about those that the system does not take at once."""
+
+
+# --------------------------------------------------------------------------------------------------------- which form
 
 COMPILED = False
 """Whether the compiled ones are in use."""

@@ -22,9 +22,9 @@ there are cores, the system interrupts any of them for milliseconds, and each cl
 the others. So the callback has to have waited for something the second time, or used the processor for
 :data:`COMPUTING`. (Systems count their own work as the callback's: to send may take a millisecond where the cores are
 someone else's, too.) So a client's callbacks run one at a time and in order, in its own thread if they are slow, in a
-shared one if not. Slow ones delay others by milliseconds, two or three times: callbacks are timed one by one only after
-a look at the selector that took long (see _serve_callbacks), and those of whoever is a *suspect*, since the lead was
-lost in one of them, or it was slow once.
+shared one if not. Slow ones delay others by milliseconds, two or three times: where that costs too much, callbacks are
+timed one by one only after a look at the selector that took long (see _serve_callbacks). Whoever was slow once, or the
+lead was lost in its callback, is a *suspect*.
 
 What keeps that true: only who leads steps a connection, and the lead can be taken from a thread that is stuck. Who
 leads first says whom it *serves* and then looks whether it still leads. Who takes the lead does so first and then
