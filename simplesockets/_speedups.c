@@ -1001,8 +1001,12 @@ storage_put_item(Storage *self, PyObject *source, PyObject *item, Py_ssize_t siz
         return storage_put_in_full(self, source, item, size);
     if (PyObject_SetAttr(item, name_source, source) < 0)
         return -1;
-    if (self->straight != NULL && self->straight != Py_None && storage_goes_straight(self, source))
-        return succeeded(PyObject_CallMethodOneArg(PyTuple_GET_ITEM(self->straight, 1), name_append, item)) ? 0 : -1;
+    if (self->straight != NULL && self->straight != Py_None && storage_goes_straight(self, source)) {
+        PyObject *place = Py_NewRef(PyTuple_GET_ITEM(self->straight, 1));
+        int good = succeeded(PyObject_CallMethodOneArg(place, name_append, item));
+        Py_DECREF(place);
+        return good ? 0 : -1;
+    }
     Lock *lock = storage_take_lock(self);
     if (lock == NULL) {
         PyErr_Clear();
@@ -1174,11 +1178,12 @@ static PyObject *
 delivery_call(Delivery *self, PyObject *const *args, size_t nargsf, PyObject *names)
 {
     PyObject *bound = PyDict_GetItemWithError(self->bound, name_on_receive); /* a tuple; see Dispatch.assign() */
-    PyObject *receive = bound == NULL ? NULL : PyTuple_GET_ITEM(bound, 2), *result = NULL;
+    PyObject *receive = bound == NULL ? NULL : Py_NewRef(PyTuple_GET_ITEM(bound, 2)), *result = NULL;
     if (receive == NULL || PyVectorcall_NARGS(nargsf) != 1 || names != NULL || !PyBytes_CheckExact(args[0]) ||
-        !delivery_is_short(self, receive))
+        !delivery_is_short(self, receive)) {
+        Py_XDECREF(receive);
         return PyObject_Vectorcall(self->deliver, args, nargsf, names);
-    Py_INCREF(receive);
+    }
     int full = receive == Py_None || delivery_has_room(self) ? delivery_store(self, args[0]) : 0;
     if (full >= 0 && receive != Py_None)
         result = delivery_hand_over(self, receive, args[0]);
@@ -1484,13 +1489,8 @@ attendant_serve_one(PyObject *self, PyObject *term, PyObject *parked, PyObject *
 }
 
 static int
-attendant_serve_all(Attendant *self, Leading *term, PyObject *events, double slow)
+attendant_serve_all(Attendant *self, Leading *term, PyObject *events, PyObject *parked_at, Pulse *pulse, double slow)
 {
-    if (self->parked == NULL || !PyDict_CheckExact(self->parked) || self->pulse == NULL ||
-        !Py_IS_TYPE(self->pulse, pulse_type) || !PyObject_TypeCheck((PyObject *)term, leading_type)) {
-        PyErr_SetString(PyExc_TypeError, "a dictionary, a Pulse and a Leading are needed");
-        return 0;
-    }
     double clock = slow >= 0 ? now() : 0;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(events); i++) {
         PyObject *pair = PyList_GET_ITEM(events, i);
@@ -1499,8 +1499,8 @@ attendant_serve_all(Attendant *self, Leading *term, PyObject *events, double slo
             return 0;
         }
         PyObject *fd = PyTuple_GET_ITEM(pair, 0);
-        ((Pulse *)self->pulse)->beats++;
-        PyObject *parked = PyDict_GetItemWithError(self->parked, fd);
+        pulse->beats++;
+        PyObject *parked = PyDict_GetItemWithError(parked_at, fd);
         if (parked == NULL) {
             if (PyErr_Occurred() ||
                 !succeeded(PyObject_CallMethodObjArgs((PyObject *)self, name__not_parked, term, fd, NULL)))
@@ -1522,14 +1522,29 @@ attendant_serve_all(Attendant *self, Leading *term, PyObject *events, double slo
     return 1;
 }
 
+static int
+attendant_serve(Attendant *self, PyObject *term, PyObject *events, double slow)
+{
+    if (self->parked == NULL || !PyDict_CheckExact(self->parked) || self->pulse == NULL ||
+        !Py_IS_TYPE(self->pulse, pulse_type) || !PyObject_TypeCheck(term, leading_type)) {
+        PyErr_SetString(PyExc_TypeError, "a dictionary, a Pulse and a Leading are needed");
+        return 0;
+    }
+    PyObject *parked_at = Py_NewRef(self->parked), *pulse = Py_NewRef(self->pulse);
+    int good = attendant_serve_all(self, (Leading *)term, events, parked_at, (Pulse *)pulse, slow);
+    Py_DECREF(parked_at);
+    Py_DECREF(pulse);
+    return good;
+}
+
 static PyObject *
-attendant_serve(Attendant *self, PyObject *args)
+attendant_serve_events(Attendant *self, PyObject *args)
 {
     PyObject *term, *events;
     double slow = -1;
     if (!PyArg_ParseTuple(args, "OO!|d:_serve", &term, &PyList_Type, &events, &slow))
         return NULL;
-    return attendant_serve_all(self, (Leading *)term, events, slow) ? Py_NewRef(Py_None) : NULL;
+    return attendant_serve(self, term, events, slow) ? Py_NewRef(Py_None) : NULL;
 }
 
 static PyObject *
@@ -1566,7 +1581,7 @@ attendant_lead_once(Attendant *self, Leading *term, PyObject *ready, double time
         return 0;
     PySet_Discard(self->waiting, (PyObject *)term);
     term->waits = 0;
-    int good = events == NULL || attendant_serve_all(self, term, events, -1);
+    int good = events == NULL || attendant_serve(self, (PyObject *)term, events, -1);
     Py_XDECREF(events);
     return good;
 }
@@ -1620,7 +1635,7 @@ static PyMemberDef attendant_members[] = {
 
 static PyMethodDef attendant_methods[] = {
     {"lead", (PyCFunction)(void (*)(void))attendant_lead, METH_FASTCALL, NULL},
-    {"_serve", (PyCFunction)attendant_serve, METH_VARARGS, NULL},
+    {"_serve", (PyCFunction)attendant_serve_events, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
