@@ -36,11 +36,11 @@ static char spare[MOST_READ];                               /* used by one who l
 static int spare_is_taken;                                  /* … until this is false again */
 
 #define NAMES(NAME)                                                                                                    \
-    NAME(_come_out) NAME(_connection) NAME(_data_since) NAME(_events) NAME(_has_to_pause) NAME(_kept)                  \
-    NAME(_lead_in_full) NAME(_named) NAME(_not_parked) NAME(_not_read) NAME(_post_in_full) NAME(_send_in_full) NAME(_serve_odd)            \
-    NAME(_stamp) NAME(_step_in_full) NAME(_stepped) NAME(_take_in_full) NAME(_told_full) NAME(_went_wrong)             \
-    NAME(append) NAME(bare) NAME(caught) NAME(connection) NAME(header_size) NAME(limit) NAME(on_receive)               \
-    NAME(read_at) NAME(ring) NAME(send) NAME(source)
+    NAME(_come_out) NAME(_connection) NAME(_data_since) NAME(_events) NAME(_give_up) NAME(_has_to_pause)               \
+    NAME(_kept) NAME(_lead_in_full) NAME(_named) NAME(_not_parked) NAME(_not_read) NAME(_post_in_full)                 \
+    NAME(_send_in_full) NAME(_serve_odd) NAME(_stamp) NAME(_step_in_full) NAME(_stepped) NAME(_take_in_full)           \
+    NAME(_told_full) NAME(_went_wrong) NAME(append) NAME(bare) NAME(caught) NAME(connection) NAME(header_size)         \
+    NAME(limit) NAME(on_receive) NAME(read_at) NAME(ring) NAME(send) NAME(source)
 #define DECLARE(NAME) static PyObject *name_##NAME;
 NAMES(DECLARE)
 
@@ -682,9 +682,9 @@ length_in(const char *header, Py_ssize_t size) /* in decimal digits, spaces behi
 }
 
 static PyObject *
-only_frame(PyObject *framer, PyObject *data)
+only_frame(PyObject *framer, PyObject *data) /* of a LengthPrefixFramer */
 {
-    /* The frame, if that is a whole one and nothing else, of a LengthPrefixFramer; NULL, without an exception, if not. */
+    /* The frame, if that is a whole one and nothing else; NULL, without an exception, if not. */
     Py_ssize_t header_size = number_of(framer, name_header_size), size = PyBytes_GET_SIZE(data);
     if (header_size <= 0 || size < header_size || !has_none(framer, name__kept) || !has_none(framer, name_bare))
         return NULL;
@@ -793,8 +793,8 @@ static PyTypeObject *stepper_type;
 
 /* ---------------------------------------------------------------------------------------------- SendingMethod */
 
-/* A method send(data, …) of an object with a _connection, whose send(data) it calls, if the data is bytes and there are
-   no more arguments; else the method in Python. */
+/* A method send(data, …) of an object with a _connection: calls that one's send(data), if the data is bytes and there
+   are no more arguments; else the method in Python. */
 
 typedef struct {
     PyObject_HEAD
@@ -979,9 +979,10 @@ storage_store(Storage *self, PyObject *source, PyObject *item, Py_ssize_t size) 
 static int
 storage_goes_straight(Storage *self, PyObject *source) /* the source is a Stepper, and straight is set */
 {
-    if (!PyTuple_CheckExact(self->straight) || PyTuple_GET_SIZE(self->straight) != 2 || PyList_GET_SIZE(self->items) > 0)
+    PyObject *straight = self->straight;
+    if (!PyTuple_CheckExact(straight) || PyTuple_GET_SIZE(straight) != 2 || PyList_GET_SIZE(self->items) > 0)
         return 0;
-    unsigned long whose = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(self->straight, 0));
+    unsigned long whose = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(straight, 0));
     return whose == ((Stepper *)source)->served_by && !PyErr_Occurred();
 }
 
@@ -1586,6 +1587,19 @@ attendant_lead_once(Attendant *self, Leading *term, PyObject *ready, double time
     return good;
 }
 
+static int
+attendant_come_out(Attendant *self, PyObject *term, PyObject *failure) /* which may be NULL; takes the reference */
+{
+    if (!succeeded(PyObject_CallMethodOneArg((PyObject *)self, name__come_out, term))) {
+        Py_XSETREF(failure, take_exception()); /* what came last counts */
+        if (!succeeded(PyObject_CallMethodOneArg((PyObject *)self, name__give_up, term)))
+            Py_XSETREF(failure, take_exception());
+    }
+    if (failure != NULL)
+        raise_again(failure);
+    return failure == NULL;
+}
+
 static PyObject *
 attendant_lead(Attendant *self, PyObject *const *args, Py_ssize_t count)
 {
@@ -1605,14 +1619,8 @@ attendant_lead(Attendant *self, PyObject *const *args, Py_ssize_t count)
     int good = attendant_lead_once(self, term, args[1], Py_MIN(timeout, self->longest));
     if (good && !term->waits && term->serving == NULL && !self->dozing && self->leader == (PyObject *)term)
         good = PySet_Discard(self->terms, (PyObject *)term) >= 0;
-    else { /* a signal handler may have raised, in this thread of the program's */
-        PyObject *failure = good ? NULL : take_exception();
-        good = succeeded(PyObject_CallMethodOneArg((PyObject *)self, name__come_out, (PyObject *)term)) && good;
-        if (failure != NULL && PyErr_Occurred())
-            Py_DECREF(failure); /* that one was raised later, and counts */
-        else if (failure != NULL)
-            raise_again(failure);
-    }
+    else /* a signal handler may have raised, in this thread of the program's; and may do so again */
+        good = attendant_come_out(self, (PyObject *)term, good ? NULL : take_exception());
     Py_DECREF(term);
     return good ? Py_NewRef(Py_True) : NULL;
 }
@@ -1713,12 +1721,11 @@ PyInit__speedups(void)
         return NULL;
     PyObject *module = PyModule_Create(&module_def);
     if (module == NULL || (lock_type = add_type(module, &lock_spec)) == NULL ||
-        (sender_type = add_type(module, &sender_spec)) == NULL ||
-        add_type(module, &poster_spec) == NULL || (stepper_type = add_type(module, &stepper_spec)) == NULL ||
-        add_type(module, &sending_method_spec) == NULL ||
-        (switch_type = add_type(module, &switch_spec)) == NULL ||
-        (storage_type = add_type(module, &storage_spec)) == NULL || add_type(module, &delivery_spec) == NULL || add_type(module, &gate_spec) == NULL ||
-        (pulse_type = add_type(module, &pulse_spec)) == NULL ||
+        (sender_type = add_type(module, &sender_spec)) == NULL || add_type(module, &poster_spec) == NULL ||
+        (stepper_type = add_type(module, &stepper_spec)) == NULL ||
+        add_type(module, &sending_method_spec) == NULL || (switch_type = add_type(module, &switch_spec)) == NULL ||
+        (storage_type = add_type(module, &storage_spec)) == NULL || add_type(module, &delivery_spec) == NULL ||
+        (pulse_type = add_type(module, &pulse_spec)) == NULL || add_type(module, &gate_spec) == NULL ||
         (steppable_type = add_type(module, &steppable_spec)) == NULL ||
         (leading_type = add_type(module, &leading_spec)) == NULL || add_type(module, &attendant_spec) == NULL ||
         PyModule_AddIntConstant(module, "REVISION", REVISION) < 0) {

@@ -318,6 +318,9 @@ class _Attending:
         def _come_out(self, term: Term) -> None: ...
 
         @abstractmethod
+        def _give_up(self, term: Term) -> None: ...
+
+        @abstractmethod
         def _not_parked(self, term: Term, fd: int) -> None: ...
 
         @abstractmethod
@@ -358,8 +361,12 @@ class _Attending:
                 term.waits = False
                 if events:
                     self._serve(term, events)
-        finally:  # a signal handler may have raised, in this thread of the program's
-            self._come_out(term)
+        finally:  # a signal handler may have raised, in this thread of the program's; and may do so again
+            try:
+                self._come_out(term)
+            except BaseException:
+                self._give_up(term)
+                raise
         return True
 
     _lead_in_full = lead

@@ -438,22 +438,21 @@ class ParkingLot(Attendant):
         return False
 
     def _come_out(self, term: Term) -> None:
-        # After lead(). A signal handler may raise in here, too.
-        try:
-            if term.waits:
-                self._waiting.discard(term)
-                term.waits = False
-            if term.serving is None:  # else nobody may take its place before it is known what it holds
-                self._terms.discard(term)
-            if self._dozing:
-                self._rouse_stand_by()
-            if self._leader is not term or term.serving is not None:
-                self._leave(term)
-        except BaseException:
+        # After lead(). A signal handler may raise in here, too; then it gives up.
+        if term.waits:
             self._waiting.discard(term)
             term.waits = False
+        if term.serving is None:  # else nobody may take its place before it is known what it holds
+            self._terms.discard(term)
+        if self._dozing:
+            self._rouse_stand_by()
+        if self._leader is not term or term.serving is not None:
             self._leave(term)
-            raise
+
+    def _give_up(self, term: Term) -> None:
+        self._waiting.discard(term)
+        term.waits = False
+        self._leave(term)
 
     def _come_in(self) -> Term | None:
         # The lead for the calling thread of the program's, unless another thread has it.

@@ -268,9 +268,11 @@ class Interrupting:
         sys.setprofile(None)
 
     def _look(self, frame: FrameType | None, event: str, _: object) -> None:
-        if event == "c_call" or frame is None or frame.f_globals["__name__"] not in PARTS:
+        if event == "c_call" or frame is None:
             return
         name = frame.f_code.co_name
+        if frame.f_globals["__name__"] not in PARTS and name not in ("lead", "_serve"):
+            return
         while frame is not None and frame.f_code is not Bell.wait.__code__:  # there it calls lead()
             frame = frame.f_back
         if frame is None:

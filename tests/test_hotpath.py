@@ -840,6 +840,9 @@ def attendant(form: Any, log: list[Any]) -> tuple[Any, Any]:
             log.append(("comes out", term.waits, term.serving and term.serving.fd))
             self._terms.discard(term)
 
+        def _give_up(self, term: Any) -> None:
+            log.append("gives up")
+
         def _not_parked(self, term: object, fd: int) -> None:
             log.append(("not parked", fd))
 
