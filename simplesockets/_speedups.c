@@ -7,7 +7,7 @@
    - The system is asked directly, and never to wait, so that the interpreter need not be let go of each time: that,
      and to get it back, costs a lot, and much more where another thread waits for it.
    - Small reads go through one buffer, so that no room is made for the largest possible message each time.
-   - No signal handler of Python's runs between reading and handing over, or inside sending.
+   - No signal handler of Python's runs inside it, between reading and handing over, say.
    - Who only watches whether things go on (leader.py's stand-by) asks for the interpreter when they do not. */
 
 #define PY_SSIZE_T_CLEAN
@@ -39,7 +39,7 @@ static int spare_is_taken;                                  /* … until this is
     NAME(_come_out) NAME(_connection) NAME(_data_since) NAME(_events) NAME(_give_up) NAME(_has_to_pause)               \
     NAME(_kept) NAME(_lead_in_full) NAME(_named) NAME(_not_parked) NAME(_not_read) NAME(_post_in_full)                 \
     NAME(_send_in_full) NAME(_serve_odd) NAME(_stamp) NAME(_step_in_full) NAME(_stepped) NAME(_take_in_full)           \
-    NAME(_told_full) NAME(_went_wrong) NAME(append) NAME(bare) NAME(caught) NAME(connection) NAME(header_size)         \
+    NAME(_told_full) NAME(_went_wrong) NAME(append) NAME(bare) NAME(caught) NAME(connection) NAME(feed) NAME(header_size)         \
     NAME(limit) NAME(on_receive) NAME(read_at) NAME(ring) NAME(send) NAME(source)
 #define DECLARE(NAME) static PyObject *name_##NAME;
 NAMES(DECLARE)
@@ -541,7 +541,9 @@ poster_post(Poster *self, PyObject *frame)
         !lock_take((Lock *)sender->lock))
         return PyObject_CallMethodOneArg((PyObject *)self, name__post_in_full, frame);
     Lock *lock = (Lock *)Py_NewRef(sender->lock);
+    Py_INCREF(sender);
     ssize_t sent = poster_try(self, sender, frame);
+    Py_DECREF(sender);
     PyObject *full = 0 <= sent && sent < PyBytes_GET_SIZE(frame) ? poster_store(self, frame, sent) : NULL;
     lock_let_go(lock);
     Py_DECREF(lock);
@@ -576,7 +578,7 @@ BASE_CLASS(Poster, poster, poster_methods)
 
 typedef struct {
     PyObject_HEAD
-    PyObject *inbox, *read, *deliver, *delivering, *error, *send, *framer;
+    PyObject *inbox, *read, *deliver, *delivering, *error, *send, *protocol, *feed;
     Py_ssize_t read_size, brief;
     long long bytes_in, messages_in;
     double read_at;
@@ -695,6 +697,18 @@ only_frame(PyObject *framer, PyObject *data) /* of a LengthPrefixFramer */
 }
 
 static PyObject *
+stepper_frame(Stepper *self, PyObject *data) /* as only_frame() */
+{
+    if (self->feed == NULL || !PyMethod_Check(self->feed) || self->protocol == NULL ||
+        (self->error != NULL && self->error != Py_None))
+        return NULL;
+    PyObject *feed = PyObject_GetAttr(self->protocol, name_feed); /* somebody may have put another one in its place */
+    PyObject *frame = feed == self->feed ? only_frame(PyMethod_GET_SELF(feed), data) : NULL;
+    Py_XDECREF(feed);
+    return frame;
+}
+
+static PyObject *
 stepper_item(Stepper *self, PyObject *data)
 {
     /* What is to be handed over if that came; NULL, without an exception, if this is not the short way. Others may have
@@ -702,11 +716,7 @@ stepper_item(Stepper *self, PyObject *data)
     Py_ssize_t size = PyBytes_CheckExact(data) ? PyBytes_GET_SIZE(data) : 0;
     if (size == 0 || size >= self->read_size || self->closing || !self->reading || PyObject_Size(self->inbox) != 0)
         return NULL;
-    if (size < self->brief)
-        return Py_NewRef(data);
-    if (self->framer == NULL || self->framer == Py_None || (self->error != NULL && self->error != Py_None))
-        return NULL;
-    return only_frame(self->framer, data);
+    return size < self->brief ? Py_NewRef(data) : stepper_frame(self, data);
 }
 
 static PyObject *
@@ -759,7 +769,7 @@ stepper_step(Stepper *self, PyObject *Py_UNUSED(ignored))
     return outcome;
 }
 
-#define STEPPER_OBJECTS(DO) DO(inbox) DO(read) DO(deliver) DO(delivering) DO(error) DO(send) DO(framer)
+#define STEPPER_OBJECTS(DO) DO(inbox) DO(read) DO(deliver) DO(delivering) DO(error) DO(send) DO(protocol) DO(feed)
 KEEPS_OBJECTS(Stepper, stepper, STEPPER_OBJECTS)
 
 static PyMemberDef stepper_members[] = {
@@ -769,7 +779,8 @@ static PyMemberDef stepper_members[] = {
     {"_delivering", T_OBJECT, offsetof(Stepper, delivering), 0, NULL},
     {"_error", T_OBJECT, offsetof(Stepper, error), 0, NULL},
     {"send", T_OBJECT_EX, offsetof(Stepper, send), 0, NULL},
-    {"_framer", T_OBJECT, offsetof(Stepper, framer), 0, NULL},
+    {"protocol", T_OBJECT_EX, offsetof(Stepper, protocol), 0, NULL},
+    {"_feed", T_OBJECT, offsetof(Stepper, feed), 0, NULL},
     {"_read_size", T_PYSSIZET, offsetof(Stepper, read_size), 0, NULL},
     {"_read_flags", T_INT, offsetof(Stepper, read_flags), 0, NULL},
     {"_short", T_PYSSIZET, offsetof(Stepper, brief), 0, NULL},
@@ -865,9 +876,21 @@ sending_method_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwarg
 KEEPS_OBJECTS(SendingMethod, sending_method, SENDING_METHOD_OBJECTS)
 
 static PyObject *
-sending_method_doc(SendingMethod *self, void *Py_UNUSED(closure))
+sending_method_text(SendingMethod *self, void *name)
 {
-    return PyObject_GetAttrString(self->function, "__doc__");
+    return PyObject_GetAttrString(self->function, name);
+}
+
+static PyObject *
+sending_method_repr(SendingMethod *self)
+{
+    return PyObject_Repr(self->function);
+}
+
+static PyObject *
+sending_method_reduce(SendingMethod *self, PyObject *Py_UNUSED(ignored)) /* by its name, as a function */
+{
+    return PyObject_GetAttrString(self->function, "__qualname__");
 }
 
 static PyMemberDef sending_method_members[] = {
@@ -877,12 +900,20 @@ static PyMemberDef sending_method_members[] = {
 };
 
 static PyGetSetDef sending_method_properties[] = {
-    {"__doc__", (getter)sending_method_doc, NULL, NULL, NULL},
+    {"__doc__", (getter)sending_method_text, NULL, NULL, "__doc__"},
+    {"__module__", (getter)sending_method_text, NULL, NULL, "__module__"},
     {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef sending_method_methods[] = {
+    {"__reduce__", (PyCFunction)sending_method_reduce, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot sending_method_slots[] = {
     {Py_tp_new, sending_method_new},
+    {Py_tp_repr, sending_method_repr},
+    {Py_tp_methods, sending_method_methods},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_descr_get, sending_method_get},
     {Py_tp_getattro, sending_method_getattr},
@@ -983,7 +1014,11 @@ storage_goes_straight(Storage *self, PyObject *source) /* the source is a Steppe
     if (!PyTuple_CheckExact(straight) || PyTuple_GET_SIZE(straight) != 2 || PyList_GET_SIZE(self->items) > 0)
         return 0;
     unsigned long whose = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(straight, 0));
-    return whose == ((Stepper *)source)->served_by && !PyErr_Occurred();
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        return 0;
+    }
+    return whose == ((Stepper *)source)->served_by;
 }
 
 static int
@@ -1044,25 +1079,29 @@ storage_has_odd_things(Storage *self) /* with the lock: events to take out, some
     return odd;
 }
 
+static int
+storage_move_to(Storage *self, PyObject *taken)
+{
+    if (PyObject_SetAttr(self->events, name__data_since, Py_None) < 0 ||
+        PyList_SetSlice(taken, 0, 0, self->items) < 0 ||
+        PyList_SetSlice(self->items, 0, PyList_GET_SIZE(self->items), NULL) < 0)
+        return -1;
+    PyDict_Clear(self->held);
+    self->total = 0;
+    ((Switch *)self->new_data)->value = 0;
+    return 0;
+}
+
 static PyObject *
 storage_take_present(Storage *self, PyObject *Py_UNUSED(ignored))
 {
     Lock *lock = storage_take_lock(self);
     if (lock == NULL)
         return PyObject_CallMethodNoArgs((PyObject *)self, name__take_in_full);
-    PyObject *taken = NULL;
-    int odd = storage_has_odd_things(self);
-    if (!odd && PyObject_SetAttr(self->events, name__data_since, Py_None) == 0) {
-        Py_ssize_t size = PyList_GET_SIZE(self->items);
-        taken = PyList_GetSlice(self->items, 0, size);
-        if (taken != NULL && PyList_SetSlice(self->items, 0, size, NULL) == 0) {
-            PyDict_Clear(self->held);
-            self->total = 0;
-            ((Switch *)self->new_data)->value = 0;
-        }
-        else
-            Py_CLEAR(taken);
-    }
+    PyObject *taken = PyList_New(0); /* before all else: that may collect garbage, and so run code that takes, too */
+    int odd = taken != NULL && storage_has_odd_things(self);
+    if (taken != NULL && (odd || storage_move_to(self, taken) < 0))
+        Py_CLEAR(taken);
     lock_let_go(lock);
     Py_DECREF(lock);
     if (!odd)
@@ -1420,6 +1459,12 @@ serves(Leading *term, PyObject *parked) /* or nobody: NULL */
 }
 
 static int
+serves_nobody(Leading *term)
+{
+    return term->serving == NULL || term->serving == Py_None;
+}
+
+static int
 read_at_of(PyObject *parked, double *read_at)
 {
     PyObject *connection = PyObject_GetAttr(parked, name_connection);
@@ -1617,7 +1662,7 @@ attendant_lead(Attendant *self, PyObject *const *args, Py_ssize_t count)
     }
     Py_INCREF(term);
     int good = attendant_lead_once(self, term, args[1], Py_MIN(timeout, self->longest));
-    if (good && !term->waits && term->serving == NULL && !self->dozing && self->leader == (PyObject *)term)
+    if (good && !term->waits && serves_nobody(term) && !self->dozing && self->leader == (PyObject *)term)
         good = PySet_Discard(self->terms, (PyObject *)term) >= 0;
     else /* a signal handler may have raised, in this thread of the program's; and may do so again */
         good = attendant_come_out(self, (PyObject *)term, good ? NULL : take_exception());

@@ -32,7 +32,7 @@ from .events import Ending
 from .hotpath import Step, Stepper
 from .locking import is_mine
 from .mailbox import Mailbox, is_own_thread
-from .protocol import Protocol, RawProtocol
+from .protocol import Protocol, RawProtocol, only_cuts
 from .stats import Counts, Ledger
 from .timing import Deadline
 from .transport import LOOKS, NO_WAIT, Stream
@@ -98,7 +98,6 @@ class Connection(Stepper):
         "ending",
         "kept",
         "mailbox",
-        "protocol",
         "stream",
         "thread",
         "waker",
@@ -126,7 +125,7 @@ class Connection(Stepper):
         self._read_flags = 0
         self._read_size = recv_buffer
         self._short = recv_buffer if self._raw else 0  # what is shorter than this is an item as it is
-        self._framer = getattr(protocol, "framer", None)  # where a frame that comes alone, and whole, is one
+        self._feed = only_cuts(protocol)  # then a frame that comes alone, and whole, is an item
         self._inbox: deque[bytes] = deque()  # items that were read but not delivered; they come before all others
         self._error = None  # it comes after them
         self._reader_lock = threading.RLock()  # protects who reads; never held across I/O or user code
@@ -499,7 +498,7 @@ class Connection(Stepper):
             self._error = failure
             self._feeding = False
         self.messages_in += len(inbox) - waiting
-        self._framer = getattr(protocol, "framer", None)
+        self._feed = only_cuts(protocol)
         reply = protocol.data_to_send()
         try:
             if reply:

@@ -27,7 +27,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .locking import let_go
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from .dispatch import Dispatch
     from .errors import ProtocolError
     from .events import ReceivedItem
-    from .framing import LengthPrefixFramer
     from .leader import Parked, Term
     from .mailbox import Bell, EventQueue, Flag, Item, Pausable, ReceivedList, Sleeping
+    from .protocol import Protocol
     from .server import Server_Client
     from .transport import Stream
 
@@ -75,7 +75,7 @@ class _Stepping:
         _deliver: Callable[[bytes], bool]
         _delivering: bytes | None
         _error: ProtocolError | OSError | None
-        _framer: LengthPrefixFramer | None
+        _feed: Callable[[bytes], Iterable[bytes]] | None
         _inbox: deque[bytes]
         _read: Callable[[int, int], bytes]
         _read_flags: int
@@ -84,6 +84,7 @@ class _Stepping:
         bytes_in: int
         closing: bool
         messages_in: int
+        protocol: Protocol
         read_at: float
         reading: bool
         send: Callable[[bytes], None]
@@ -138,7 +139,7 @@ class Stepper(_Stepping):
         "_deliver",
         "_delivering",
         "_error",
-        "_framer",
+        "_feed",
         "_inbox",
         "_read",
         "_read_flags",
@@ -147,6 +148,7 @@ class Stepper(_Stepping):
         "bytes_in",
         "closing",
         "messages_in",
+        "protocol",
         "read_at",
         "reading",
         "send",

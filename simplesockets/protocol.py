@@ -12,9 +12,6 @@ They raise :class:`~.errors.ProtocolError` where the other end broke the rules: 
 items before it were delivered and what ``data_to_send`` holds was sent. ``encode`` may be called by any thread at
 any time.
 
-A protocol may have an attribute ``framer``, a :class:`~.framing.LengthPrefixFramer` or None: as long as it has one, a
-frame that came alone and whole may be taken for the item without asking ``feed`` and ``data_to_send``.
-
 HiSock and HPX are protocols with a state; those here have none beyond their framer.
 """
 
@@ -46,6 +43,21 @@ ProtocolFactory = Callable[[], Protocol]
 """Makes the protocol of a new connection."""
 
 
+def nothing_to_send(protocol: Protocol) -> bytes:
+    """The ``data_to_send`` of a protocol that never says anything by itself."""
+    return b""
+
+
+def only_cuts(protocol: Protocol) -> Callable[[bytes], Iterable[bytes]] | None:
+    """The protocol's ``feed``, if that is the one of a :class:`~.framing.LengthPrefixFramer`, and it says nothing by
+    itself: then whoever sees a frame that came alone and whole may take it for what ``feed`` would give."""
+    feed, said = (getattr(protocol, name, None) for name in ("feed", "data_to_send"))
+    if type(getattr(feed, "__self__", None)) is not LengthPrefixFramer:
+        return None
+    cuts = getattr(feed, "__func__", None) is LengthPrefixFramer.feed
+    return feed if cuts and getattr(said, "__func__", None) is nothing_to_send else None
+
+
 class RawProtocol:
     """A stream and nothing else: what was read in one go is one item."""
 
@@ -61,9 +73,7 @@ class RawProtocol:
         """The item as it is."""
         return item
 
-    def data_to_send(self) -> bytes:
-        """Never anything."""
-        return b""
+    data_to_send = nothing_to_send
 
 
 class FramedProtocol:
@@ -74,11 +84,8 @@ class FramedProtocol:
     """
 
     def __init__(self, framer: LengthPrefixFramer | DelimiterFramer) -> None:
-        self.framer = framer if type(framer) is LengthPrefixFramer else None
         self.feed = framer.feed
         self.feed_eof = framer.feed_eof
         self.encode = framer.encode
 
-    def data_to_send(self) -> bytes:
-        """Never anything."""
-        return b""
+    data_to_send = nothing_to_send

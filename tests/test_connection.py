@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import weakref
+import zlib
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, cast
@@ -19,12 +20,13 @@ from simplesockets import connection as connection_module
 from simplesockets.connection import JOIN_LIMIT, LINGER, Connection
 from simplesockets.errors import ConnectionClosed, FrameTooLarge, FrameTruncated, ProtocolError
 from simplesockets.events import Ending, ReceivedBytes
-from simplesockets.framing import DelimiterFramer
+from simplesockets.framing import DelimiterFramer, LengthPrefixFramer
 from simplesockets.hotpath import Step
 from simplesockets.mailbox import Bell, Mailbox
 from simplesockets.protocol import FramedProtocol, Protocol, RawProtocol
 from simplesockets.transport import Stream
 
+from .support.running import raw_client, read_exactly, running_server
 from .support.streams import END, LATER, FaultyStream, Part, ScriptedStream
 from .support.waiting import PATIENCE, Gate, wait_until
 
@@ -654,6 +656,92 @@ def test_a_failure_to_send_is_raised() -> None:
     life.stream.send_failure = BrokenPipeError()
     with pytest.raises(BrokenPipeError):
         life.connection.send(b"data")
+
+
+class Packed(FramedProtocol):
+    """A program's own: more than frames."""
+
+    def __init__(self) -> None:
+        super().__init__(LengthPrefixFramer(4))
+        cut = self.feed
+        self.feed = lambda data: iter([zlib.decompress(frame) for frame in cut(data)])
+
+
+class Acknowledging(FramedProtocol):
+    """Another: says that it got something."""
+
+    def __init__(self) -> None:
+        super().__init__(LengthPrefixFramer(4))
+        self.framer = LengthPrefixFramer(4)  # its own affair
+        self.due = b""
+
+    def data_to_send(self) -> bytes:
+        due, self.due = self.due, b"ack"
+        return due
+
+
+class Binary(FramedProtocol):
+    """Another: with a header that is no text."""
+
+    class Framer(LengthPrefixFramer):
+        def read_header(self, header: bytes) -> int:
+            return header[0] - ord("0") + 1
+
+    def __init__(self) -> None:
+        super().__init__(self.Framer(4))
+
+
+class Changing(FramedProtocol):
+    """Another: is fed otherwise from the third item on."""
+
+    def __init__(self) -> None:
+        super().__init__(LengthPrefixFramer(4))
+        self.items = 0
+
+    def note(self) -> None:
+        self.items += 1
+        if self.items == 2:
+            self.feed = lambda data: iter([b"other"])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "sent", "items"),
+    [
+        (Packed, [zlib.compress(b"%d" % i) for i in range(4)], [b"0", b"1", b"2", b"3"]),
+        (Acknowledging, [b"a", b"b", b"c"], [b"a", b"b", b"c"]),
+        (Changing, [b"a", b"b", b"c", b"d"], [b"a", b"b", b"other", b"other"]),
+    ],
+)
+def test_what_a_programs_own_protocol_does_with_frames_is_done(
+    protocol: Any, sent: list[bytes], items: list[bytes]
+) -> None:
+    got: list[bytes] = []
+
+    def receive(client: Any, address: object, data: bytes) -> None:
+        got.append(data)
+        if protocol is Changing:
+            client.protocol.note()
+
+    with running_server(protocol=protocol, on_receive=receive) as server, raw_client(server) as sock:
+        for number, content in enumerate(sent):
+            sock.sendall(LengthPrefixFramer(4).encode(content))
+            wait_until(lambda: len(got) == number + 1)  # noqa: B023
+        assert got == items
+        if protocol is Acknowledging:
+            assert read_exactly(sock, 6) == b"ackack"
+
+
+def test_a_header_of_a_programs_own_is_read_by_it() -> None:
+    got: list[bytes] = []
+
+    def receive(client: Any, address: object, data: bytes) -> None:
+        got.append(data)
+
+    with running_server(protocol=Binary, on_receive=receive) as server, raw_client(server) as sock:
+        for _ in range(3):
+            sock.sendall(b"3   four")  # a frame of three bytes, elsewhere, and one more
+            wait_until(lambda: got)
+            assert got.pop() == b"four"
 
 
 def test_what_the_protocol_says_is_sent() -> None:

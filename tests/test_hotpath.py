@@ -25,6 +25,7 @@ import pytest
 from simplesockets import TCPServer, hotpath
 from simplesockets.errors import ConnectionClosed, ProtocolError
 from simplesockets.framing import LengthPrefixFramer
+from simplesockets.protocol import FramedProtocol, only_cuts
 from simplesockets.transport import NO_WAIT
 
 from .support.running import raw_client, read_exactly, reset, running_server
@@ -1007,7 +1008,8 @@ def test_what_is_taken_for_a_frame_is_the_only_one(pair: Any, header: bytes, siz
         data = header.ljust(size)[:size] + rest
         log, framer, other = Log(), LengthPrefixFramer(size, limit), LengthPrefixFramer(size, limit)
         it = stepper(hotpath, ours, log)
-        it._short, it._framer = 0, framer
+        it._short, it.protocol = 0, FramedProtocol(framer)
+        it._feed = only_cuts(it.protocol)
         theirs.sendall(data)
         arrived(ours, len(data))
         it.step()
@@ -1022,13 +1024,22 @@ def test_what_is_taken_for_a_frame_is_the_only_one(pair: Any, header: bytes, siz
 
 @pytest.mark.skipif(not hotpath.COMPILED, reason="the compiled form was not built")
 @pytest.mark.parametrize(
-    "why", ["something is kept", "there are bare words", "an error came before", "it is not for frames", "it is full"]
+    "why",
+    [
+        "something is kept",
+        "there are bare words",
+        "an error came before",
+        "it is not for frames",
+        "another one is fed",
+        "it is full",
+    ],
 )
 def test_a_frame_goes_the_long_way(pair: Any, why: str) -> None:
     ours, theirs = pair
     log, framer = Log(), LengthPrefixFramer(4)
     it = stepper(hotpath, ours, log, size=8 if why == "it is full" else 65536)
-    it._short, it._framer = 0, framer
+    it._short, it.protocol = 0, FramedProtocol(framer)
+    it._feed = only_cuts(it.protocol)
     if why == "something is kept":
         assert not list(framer.feed(b"4"))
     elif why == "there are bare words":
@@ -1036,7 +1047,9 @@ def test_a_frame_goes_the_long_way(pair: Any, why: str) -> None:
     elif why == "an error came before":
         it._error = ProtocolError("it")
     elif why == "it is not for frames":
-        it._framer = None
+        it._feed = None
+    elif why == "another one is fed":
+        it.protocol.feed = LengthPrefixFramer(4).feed
     theirs.sendall(b"4   body")
     arrived(ours, 8)
     it.step()
@@ -1050,7 +1063,8 @@ def test_it_is_known_what_was_being_delivered_when_that_failed(pair: Any, failur
     ours, theirs = pair
     log = Log()
     it = stepper(hotpath, ours, log)
-    it._short, it._framer = 0, LengthPrefixFramer(4)
+    it._short, it.protocol = 0, FramedProtocol(LengthPrefixFramer(4))
+    it._feed = only_cuts(it.protocol)
     log.deliver = lambda data: raise_(failure())
     theirs.sendall(b"4   body")
     arrived(ours, 8)

@@ -750,6 +750,39 @@ def test_the_flag_and_the_event_say_whether_there_is_data() -> None:
     assert (box.new_data.read(), is_announced(box)) == (False, False)
 
 
+def test_garbage_that_is_collected_while_items_are_taken_may_take_some_itself() -> None:
+    box, source = Mailbox(Bell()), Source()
+    by_garbage: list[Any] = []
+    kept: list[Any] = [[None] for _ in range(300)]  # no list is left that was used before
+    taken_here = stored = 0
+
+    class Garbage:
+        def __del__(self) -> None:
+            by_garbage.extend(box.take_present())
+
+    threshold = gc.get_threshold()
+    gc.disable()
+    try:
+        for i in range(300):
+            for _ in range(5):
+                put(box, source)
+                stored += 1
+            garbage: Any = Garbage()
+            garbage.itself = garbage
+            del garbage
+            gc.set_threshold(gc.get_count()[0] + i % 4, 1000, 1000)
+            gc.enable()
+            items = box.take_present()
+            gc.disable()
+            taken_here += len(items)
+            kept.append(items)
+    finally:
+        gc.set_threshold(*threshold)
+        gc.enable()
+    gc.collect()
+    assert taken_here + len(by_garbage) == stored
+
+
 def test_what_who_waits_reads_itself_goes_straight_to_its_place() -> None:
     box, mine, other = Mailbox(Bell()), Source("mine", served_by=1), Source("other", served_by=2)
     place: deque[Any] = deque()

@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 from ..errors import ProtocolError
 from ..framing import MAX_FRAME, LengthPrefixFramer
+from ..protocol import nothing_to_send
 
 HEADER_LEN = 16
 """Bytes of a header, by default."""
@@ -249,15 +250,11 @@ class ServerProtocol:
         """Whether a valid hello came."""
         self.joined = False
         """Whether the server took it in, or refused to."""
-        self.framer: LengthPrefixFramer | None = None  # for now feeding is more than to cut frames
         self.encode = self._writer.encode
         self.feed_eof = self._framer.feed_eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take received bytes; give the bodies that they complete."""
-        return self._framer.feed(data) if self.greeted else self._feed_stranger(data)
-
-    def _feed_stranger(self, data: bytes) -> Iterator[bytes]:
+        """Take received bytes; give the bodies that they complete. (Once the hello came, the framer does.)"""
         for body in self._framer.feed(data):
             if not self.greeted and not body.startswith(TLS_PROBE):
                 self._greet(body)
@@ -273,11 +270,9 @@ class ServerProtocol:
         if not dialect.modern:
             self._framer.bare = (RENAME, REGROUP)
         self.greeted = True
-        self.framer = self._framer
+        self.feed = self._framer.feed  # type: ignore[method-assign]
 
-    def data_to_send(self) -> bytes:
-        """Never anything."""
-        return b""
+    data_to_send = nothing_to_send
 
 
 class ClientProtocol:

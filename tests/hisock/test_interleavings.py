@@ -434,7 +434,6 @@ def test_who_answered_while_the_mailbox_was_full_is_not_dropped(monkeypatch: pyt
             return iter(())
 
         monkeypatch.setattr(connection.protocol, "feed", feed)
-        monkeypatch.setattr(connection, "_framer", None)
         raw.send_body(b"wakes the reader, which gets no further")
         gate.wait_arrived()
         serving._later = lambda seconds, task: None  # type: ignore[method-assign]
